@@ -1,0 +1,1 @@
+"""Deployment scripts: the Cloud Run job's entry point."""

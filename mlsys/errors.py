@@ -1,0 +1,74 @@
+"""What mlsys raises on purpose. Each class is also the built-in that a caller would expect to catch."""
+
+from typing import ClassVar
+
+
+class MlsysError(Exception):
+    """Base of every error that mlsys raises on purpose: one line, the value received, the way out.
+
+    ``exit_code`` is what the command line ends with.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+
+class SettingsError(MlsysError, ValueError):
+    """A setting has a value that cannot be used."""
+
+    exit_code = 2
+
+
+class InvalidNameError(MlsysError, ValueError):
+    """A name does not have the form that mlsys and Google Cloud need."""
+
+    exit_code = 2
+
+
+class TableIdError(InvalidNameError):
+    """A table path is not ``project.dataset.table``."""
+
+
+class ModelRefError(InvalidNameError):
+    """A model name or version is malformed."""
+
+
+class NotFoundError(MlsysError, LookupError):
+    """A table, an object, a model or a version is not there."""
+
+    exit_code = 3
+
+
+class AccessError(MlsysError, PermissionError):
+    """Google Cloud refused the caller."""
+
+    exit_code = 4
+
+
+class SchemaError(MlsysError, ValueError):
+    """Columns or types do not fit what a table or a model needs."""
+
+    exit_code = 5
+
+
+class QueryError(MlsysError, ValueError):
+    """BigQuery refused a query, or it would cost more than allowed."""
+
+    exit_code = 6
+
+
+class VerificationError(MlsysError, ValueError):
+    """Bytes are not those that were saved or registered. Nothing was unpickled."""
+
+    exit_code = 7
+
+
+class AlreadyExistsError(MlsysError, FileExistsError):
+    """An object that must be new is there already, with other content."""
+
+    exit_code = 8
+
+
+class TwinError(MlsysError, RuntimeError):
+    """The offline twin could not be started or reached."""
+
+    exit_code = 9

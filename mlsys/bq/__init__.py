@@ -1,0 +1,18 @@
+"""BigQuery input and output: DataFrames and Arrow batches, in and out."""
+
+from mlsys.bq.io import DryRun, bq_dry_run, bq_get, bq_get_batches, bq_put, bq_put_batches, to_frame
+from mlsys.bq.reading import RowBatches
+from mlsys.bq.schema import arrow_schema, bq_schema
+
+__all__ = [
+    "DryRun",
+    "RowBatches",
+    "arrow_schema",
+    "bq_dry_run",
+    "bq_get",
+    "bq_get_batches",
+    "bq_put",
+    "bq_put_batches",
+    "bq_schema",
+    "to_frame",
+]

@@ -1,0 +1,166 @@
+"""BigQuery jobs that survive lost replies: the id is made first, and the server is asked what became of it.
+
+Google's client absorbs refused and broken calls, but not a call that worked and whose reply was lost: it repeats the
+same id and raises ``Conflict``. And a job can end in an error of BigQuery's own, after which only a new id can succeed.
+"""
+
+import logging
+import uuid
+from collections.abc import Callable
+from itertools import count
+from typing import IO
+
+from google.api_core import exceptions
+from google.api_core.retry import Retry
+from google.auth.exceptions import TransportError
+from google.cloud import bigquery
+from requests.exceptions import ChunkedEncodingError, Timeout
+from requests.exceptions import ConnectionError as RequestsConnectionError
+
+from mlsys.bq.errors import reason
+
+logger = logging.getLogger(__name__)
+
+type Job = bigquery.LoadJob | bigquery.QueryJob
+
+# Seconds. BigQuery itself ends a load or a query after six hours.
+_JOB_TIMEOUT = 6 * 3600.0
+_UPLOAD_TIMEOUT = (10.0, 600.0)  # to connect, and between two signs of life
+
+_BACKEND_REASONS = frozenset(
+    [
+        "backendError",
+        "internalError",
+        "jobBackendError",
+        "jobInternalError",
+        "jobRateLimitExceeded",
+        "rateLimitExceeded",
+    ]
+)
+_TRANSIENT_REASONS = frozenset(["backendError", "badGateway", "internalError", "rateLimitExceeded"])
+# Google's client does not repeat after a 504, as nobody knows whether that call worked. With a fixed id it is safe to.
+_TRANSIENT = (
+    exceptions.BadGateway,
+    exceptions.GatewayTimeout,
+    exceptions.InternalServerError,
+    exceptions.ServiceUnavailable,
+    exceptions.TooManyRequests,
+    ChunkedEncodingError,
+    ConnectionError,
+    RequestsConnectionError,
+    Timeout,
+    TransportError,
+)
+
+
+def _is_transient(exc: BaseException) -> bool:
+    return isinstance(exc, _TRANSIENT) or reason(exc) in _TRANSIENT_REASONS
+
+
+_call_retry = Retry(predicate=_is_transient, initial=0.5, maximum=30, timeout=600)
+_poll_retry = _call_retry.with_timeout(120)
+# BigQuery can deny for a moment that the job is there which it has just reported.
+_find_retry = Retry(predicate=lambda exc: isinstance(exc, exceptions.NotFound) or _is_transient(exc), timeout=60)
+
+
+class _NotDone(Exception):  # noqa: N818 - a signal to the retry, never seen outside
+    """The job is still running."""
+
+
+# Google's own polling starts at a second: longer than a small load takes.
+_until_done = Retry(
+    predicate=lambda exc: isinstance(exc, _NotDone), initial=0.05, multiplier=1.5, maximum=5, timeout=_JOB_TIMEOUT
+)
+
+
+class _Again(Exception):  # noqa: N818 - a signal to the retry, never seen outside
+    """The job is over and did nothing; the next id may succeed."""
+
+
+_job_retry = Retry(predicate=lambda exc: isinstance(exc, _Again), initial=1, maximum=60, timeout=1800)
+
+
+def new_job_id() -> str:
+    """Return a job id that nobody else has."""
+    return f"mlsys_{uuid.uuid4().hex}"
+
+
+def run_query(client: bigquery.Client, query: str, config: bigquery.QueryJobConfig) -> bigquery.QueryJob:
+    """Run a query to its end and return its job."""
+    return _run(client, new_job_id(), lambda job_id: _start_query(client, query, config, job_id), inherits=False)
+
+
+def run_load(
+    client: bigquery.Client, file: IO[bytes], table: str, config: bigquery.LoadJobConfig, job_id: str | None
+) -> bigquery.LoadJob:
+    """Load a file into a table in one job and return the job. With the same ``job_id`` it is loaded once."""
+
+    def start(this_id: str) -> bigquery.LoadJob:
+        return client.load_table_from_file(
+            file, table, rewind=True, job_id=this_id, job_config=config, num_retries=6, timeout=_UPLOAD_TIMEOUT
+        )
+
+    # A job that was there before we came belongs to an earlier call under this name: what it failed of may be gone.
+    return _run(client, job_id or new_job_id(), start, inherits=job_id is not None)
+
+
+def _start_query(
+    client: bigquery.Client, query: str, config: bigquery.QueryJobConfig, job_id: str
+) -> bigquery.QueryJob:
+    return client.query(query, job_config=config, job_id=job_id, job_retry=None, retry=None)
+
+
+def _run[J: Job](client: bigquery.Client, job_id: str, start: Callable[[str], J], *, inherits: bool) -> J:
+    numbers = count()
+
+    def attempt() -> J:
+        number = next(numbers)
+        this_id = f"{job_id}_{number}" if number else job_id
+        job, found = _start_or_find(client, this_id, start)
+        return _wait(job, inherited=found and inherits)
+
+    try:
+        return _job_retry(attempt)()
+    except exceptions.RetryError as exc:
+        raise exc.cause.__cause__ if isinstance(exc.cause, _Again) else exc from exc
+
+
+def _start_or_find[J: Job](client: bigquery.Client, job_id: str, start: Callable[[str], J]) -> tuple[J, bool]:
+    try:
+        return _call_retry(start)(job_id), False
+    except exceptions.Conflict:
+        logger.info("job %s is there already: taking it", job_id)
+        return client.get_job(job_id, retry=_find_retry), True
+
+
+def _wait[J: Job](job: J, *, inherited: bool) -> J:
+    try:
+        if isinstance(job, bigquery.QueryJob):
+            job.result(retry=_poll_retry)
+        else:
+            _until_done(_check_done)(job)
+            job.result(retry=_poll_retry, timeout=_JOB_TIMEOUT)
+    except exceptions.GoogleAPIError as exc:
+        if _is_over(job) and (inherited or _is_backends(job, exc)):
+            logger.warning("job %s failed (%s): trying again", job.job_id, exc)
+            raise _Again from exc
+        raise
+    return job
+
+
+def _check_done(job: bigquery.LoadJob) -> None:
+    if not job.done(retry=_call_retry):
+        raise _NotDone
+
+
+def _is_over(job: Job) -> bool:
+    """Say whether the job ended in an error (and so did nothing), rather than a call about it."""
+    if job.state != "DONE":
+        job.reload(retry=_call_retry)
+    return job.state == "DONE" and job.error_result is not None
+
+
+def _is_backends(job: Job, exc: exceptions.GoogleAPIError) -> bool:
+    # A script may have done half of its work: it is never repeated.
+    is_script = isinstance(job, bigquery.QueryJob) and job.statement_type == "SCRIPT"
+    return not is_script and (job.error_result.get("reason") or reason(exc)) in _BACKEND_REASONS

@@ -1,0 +1,133 @@
+"""The manifest of a model version: what `mlsys.models` writes beside the model and `mlsys.registry` reads.
+
+It is the last file of a version to be written, so a version without it is not there yet.
+"""
+
+import hashlib
+from typing import Annotated, Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, StringConstraints, ValidationError
+
+from mlsys.errors import VerificationError
+from mlsys.names import ModelRef
+
+Task = Literal["binary", "multiclass", "regression"]
+Container = Literal["dataframe", "numpy"]
+_Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class Artifact(_Part):
+    """One file of a version. ``size`` is in bytes."""
+
+    file: str
+    size: int
+    sha256: _Sha256
+
+
+class InputField(_Part):
+    """One input column as training saw it.
+
+    ``type`` is BigQuery's (``INT64``, ``STRING`` …), ``dtype`` the pandas dtype that the model was fitted on.
+    ``nullable`` tells whether training saw a missing value, and ``missing`` what stood for it.
+    ``categories`` are the levels of a categorical column, in order.
+    """
+
+    name: str
+    type: str
+    dtype: str
+    nullable: bool
+    missing: Literal["nan", "none", "na"] = "nan"
+    categories: tuple[Any, ...] | None = None
+    ordered: bool = False
+
+
+class OutputField(_Part):
+    """One column that a prediction adds, with its BigQuery type and mode."""
+
+    name: str
+    type: str
+    mode: Literal["NULLABLE", "REQUIRED", "REPEATED"] = "NULLABLE"
+
+
+class Signature(_Part):
+    """What goes into a model and what comes out. ``classes`` are in the order of ``predict_proba``."""
+
+    task: Task
+    container: Container
+    inputs: tuple[InputField, ...]
+    outputs: tuple[OutputField, ...]
+    classes: tuple[Any, ...] | None = None
+
+
+class GoldenRows(_Part):
+    """A few training rows with the outputs that the model gave when it was saved; a list of values per column."""
+
+    inputs: dict[str, list[Any]]
+    outputs: dict[str, list[Any]]
+
+
+class Manifest(_Part):
+    """Everything that is known about a version when it is saved. Times are UTC."""
+
+    format: Literal[1] = 1
+    model_name: str
+    model_version: str
+    created: AwareDatetime
+    creator: str
+    description: str = ""
+    git_commit: str | None = None
+    artifacts: tuple[Artifact, ...]
+    signature: Signature
+    metrics: dict[str, float] = {}
+    training_query: str | None = None
+    training_rows: int
+    python_version: str
+    packages: dict[str, str]
+    golden_rows: GoldenRows
+    profile: dict[str, dict[str, Any]] = {}
+
+    @property
+    def ref(self) -> ModelRef:
+        """The version that this manifest belongs to."""
+        return ModelRef(self.model_name, self.model_version)
+
+    def artifact(self, file: str) -> Artifact:
+        """Return the entry of one file; raise `VerificationError` when the manifest does not list it."""
+        for artifact in self.artifacts:
+            if artifact.file == file:
+                return artifact
+        raise VerificationError(f"the manifest of {self.ref} lists no {file!r}: the version cannot be trusted")
+
+    def to_json(self) -> bytes:
+        """Return the bytes that are stored, whose SHA-256 the registry records."""
+        return self.model_dump_json(indent=2).encode()
+
+
+def parse_manifest(data: bytes, ref: ModelRef) -> Manifest:
+    """Read the stored bytes of the manifest of ``ref``.
+
+    Raises
+    ------
+    VerificationError
+        They are no manifest, or the manifest of another version.
+    """
+    try:
+        manifest = Manifest.model_validate_json(data)
+    except ValidationError as exc:
+        first = exc.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise VerificationError(f"the manifest of {ref} cannot be read ({place or 'file'}: {first['msg']})") from None
+    if (manifest.model_name, manifest.model_version) != (ref.name, ref.version):
+        raise VerificationError(
+            f"the manifest of {ref} is that of {manifest.model_name}/{manifest.model_version}: it is in the wrong place"
+        )
+    return manifest
+
+
+def sha256(data: bytes) -> str:
+    """Return the SHA-256 of ``data`` in hexadecimal, as manifests and the registry write it."""
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,227 @@
+"""Upload events become rows of ml_registry.models, however they arrive."""
+
+import importlib.util
+import json
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from cloudevents.http import CloudEvent
+from google.api_core.exceptions import ServiceUnavailable
+from sklearn.linear_model import LinearRegression
+
+from mlsys.local.faults import Fault
+from mlsys.models import save_model
+from mlsys.names import MANIFEST_FILE, ModelRef, registry_table
+from mlsys.registry import UploadEvent, files, find_version, list_versions, register
+
+ROOT = Path(__file__).parents[1]
+FRAME = pd.DataFrame({"x": [0.0, 1.0]})
+
+
+def save(model_name, **options):
+    return save_model(LinearRegression().fit(FRAME, [0, 1]), model_name, FRAME, **options)
+
+
+@pytest.fixture(scope="module")
+def function():
+    """The Cloud Function itself."""
+    spec = importlib.util.spec_from_file_location("registry_function", ROOT / "scripts/model_registry/main.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.register_model
+
+
+def rows(bigquery_client, model_name):
+    table = registry_table(bigquery_client.project, "models")
+    sql = f"SELECT * FROM {table.sql} WHERE model_name = '{model_name}' ORDER BY model_version"
+    return [dict(row) for row in bigquery_client.query_and_wait(sql)]
+
+
+def event_of(storage_client, settings, ref, file=MANIFEST_FILE):
+    blob = storage_client.bucket(settings.model_bucket()).get_blob(ref.blob_path(file))
+    return UploadEvent(settings.model_bucket(), blob.name, blob.generation)
+
+
+def cloud_event(data):
+    return CloudEvent({"type": "google.cloud.storage.object.v1.finalized", "source": "//storage", "id": "1"}, data)
+
+
+def test_saved_version_is_registered_with_every_field(model_name, bigquery_client, settings, storage_client):
+    """The twin delivers the upload to the real function; the row has what the plan asks for, and the manifest."""
+    saved = save(model_name, metrics={"r2": 1.0}, training_query="SELECT 1", description="A line")
+    (row,) = rows(bigquery_client, model_name)
+    blob = storage_client.bucket(settings.model_bucket()).get_blob(saved.ref.blob_path(MANIFEST_FILE))
+    assert row["environment"] == "local"
+    assert (row["model_name"], row["model_version"]) == (model_name, "v1")
+    assert row["upload_timestamp"] == blob.time_created
+    assert row["file_size"] == saved.manifest.artifacts[0].size
+    assert row["uploader"] == blob.metadata["uploader"]
+    assert row["manifest_generation"] == blob.generation
+    assert row["gcs_uri"] == f"gs://{settings.model_bucket()}/{model_name}/v1/"
+    assert row["artifacts"] == [saved.manifest.artifacts[0].model_dump()]
+    assert (row["training_query"], row["training_rows"], row["description"]) == ("SELECT 1", 2, "A line")
+    assert row["metrics"] == {"r2": 1.0}
+    assert row["packages"] == saved.manifest.packages
+
+
+def test_repeated_events_change_nothing(model_name, bigquery_client, storage_client, settings):
+    """At least once means more than once."""
+    ref = save(model_name).ref
+    before = rows(bigquery_client, model_name)
+    for _ in range(3):
+        assert register(event_of(storage_client, settings, ref)) == ref
+    assert rows(bigquery_client, model_name) == before
+
+
+def test_order_of_events_does_not_matter(model_name, bigquery_client, storage_client, settings):
+    """Shuffled, repeated, mixed with foreign ones: the same table."""
+    refs = [save(model_name, wait=False).ref for _ in range(4)]
+    deadline = time.monotonic() + 30
+    while len(rows(bigquery_client, model_name)) < len(refs) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    before = rows(bigquery_client, model_name)
+    events = [
+        event_of(storage_client, settings, ref, file) for ref in refs for file in (MANIFEST_FILE, "model.joblib")
+    ] * 2
+    random.Random(1).shuffle(events)
+    for event in events:
+        register(event)
+    assert len(before) == 4
+    assert rows(bigquery_client, model_name) == before
+
+
+def test_first_manifest_counts(model_name, bigquery_client, storage_client, settings):
+    """Somebody overwrites a manifest: what was registered stays, whichever event comes last."""
+    ref = save(model_name).ref
+    before = rows(bigquery_client, model_name)
+    first = event_of(storage_client, settings, ref)
+    blob = storage_client.bucket(settings.model_bucket()).blob(ref.blob_path(MANIFEST_FILE))
+    forged = json.loads(blob.download_as_bytes()) | {"creator": "somebody else"}
+    blob.upload_from_string(json.dumps(forged))
+    second = event_of(storage_client, settings, ref)
+    assert second.generation > first.generation
+    for event in (second, first, second):
+        register(event)
+    assert rows(bigquery_client, model_name) == before
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["notes.txt", "titanic/manifest.json", "Titanic/v1/manifest.json", "m/v1/model.joblib", "m/v1/x/manifest.json"],
+)
+def test_foreign_objects_are_ignored(storage_client, settings, name):
+    """A bucket holds other files too."""
+    blob = storage_client.bucket(settings.model_bucket()).blob(name)
+    blob.upload_from_string("anything")
+    assert register(UploadEvent(settings.model_bucket(), name, blob.generation)) is None
+
+
+def test_foreign_bucket_is_ignored(bucket, storage_client):
+    """Only the model buckets of the settings count."""
+    storage_client.bucket(bucket).blob("m/v1/manifest.json").upload_from_string("{}")
+    assert register(UploadEvent(bucket, "m/v1/manifest.json", 1)) is None
+
+
+def test_deleted_manifest_is_acknowledged(settings, model_name):
+    """The event was late and the object is gone."""
+    assert register(UploadEvent(settings.model_bucket(), f"{model_name}/v1/manifest.json", 12345)) is None
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"not json", b"\xff\xfe", b'{"format": 2}'])
+def test_malformed_manifest_is_acknowledged(storage_client, settings, model_name, content, caplog):
+    """Repeating it would not help: it is logged and done with."""
+    blob = storage_client.bucket(settings.model_bucket()).blob(f"{model_name}/v1/manifest.json")
+    blob.upload_from_string(content)
+    assert register(UploadEvent(settings.model_bucket(), blob.name, blob.generation)) is None
+    assert "cannot be read" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "data", [None, {}, {"bucket": "b"}, {"bucket": "b", "name": "n", "generation": "x"}, [], "text"]
+)
+def test_malformed_events_are_acknowledged(function, data, caplog):
+    """The function logs them and returns."""
+    function(cloud_event(data))
+    assert "dropped event 1" in caplog.text
+
+
+def test_function_registers_events_as_google_sends_them(
+    function, model_name, storage_client, settings, bigquery_client
+):
+    """Numbers arrive as text."""
+    ref = save(model_name, wait=False).ref
+    event = event_of(storage_client, settings, ref)
+    function(
+        cloud_event({"bucket": event.bucket, "name": event.name, "generation": str(event.generation), "size": "1"})
+    )
+    assert [row["model_version"] for row in rows(bigquery_client, model_name)] == ["v1"]
+
+
+def test_passing_failure_is_raised_so_that_the_event_comes_again(model_name, twin, storage_client, settings):
+    """Cloud Storage is away for longer than the client's own patience."""
+    event = event_of(storage_client, settings, save(model_name).ref)
+    twin.faults.add(Fault("storage.objects.get*", "error", status=500, times=None))
+    storage_client_without_patience = storage_client.bucket(event.bucket).blob(event.name)
+    with pytest.raises(Exception, match="injected fault"):
+        storage_client_without_patience.reload(retry=None)
+    twin.faults.clear()
+    twin.faults.add(Fault("events.deliver", "error", times=3))
+    assert save(model_name).ref == ModelRef(model_name, "v2")  # delivered in the end: save_model waited for it
+
+
+def test_duplicate_delivery_by_the_twin(model_name, twin, bigquery_client):
+    """Delivered, but the acknowledgement was lost: delivered again."""
+    twin.faults.add(Fault("events.deliver", "error_after", times=4))
+    save(model_name)
+    assert len(rows(bigquery_client, model_name)) == 1
+
+
+def test_lookup_lists_versions_by_number(model_name):
+    """v10 comes after v9."""
+    for _ in range(10):
+        save(model_name, wait=False)
+    save(model_name)
+    deadline = time.monotonic() + 30
+    while len(list_versions(model_name)) < 11 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert list(list_versions(model_name)["model_version"]) == [f"v{i}" for i in range(1, 12)]
+    assert find_version(model_name).ref.number == 11
+
+
+def test_sql_and_schema_have_the_same_columns():
+    """A column of the table is in the MERGE, and described."""
+    sql = files.sql("register_model", "shoufianesys")
+    names = [field["name"] for field in files.schema("models")]
+    assert all(f"AS {name}" in sql for name in names)
+    assert all(f"{n} = source.{n}" in sql for n in names)
+    assert all(field["description"] for field in files.schema("models"))
+
+
+def test_function_imports_only_what_it_is_deployed_with():
+    """Neither pandas nor scikit-learn nor DuckDB: they are not in its requirements."""
+    code = (
+        "import runpy, sys; runpy.run_path('scripts/model_registry/main.py');"
+        "print([m for m in ('pandas', 'pyarrow', 'sklearn', 'duckdb', 'joblib', 'aiohttp') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_requirements_are_those_of_the_lock_file():
+    """requirements.txt is exported from uv.lock; export it again when the lock changes."""
+    command = ["uv", "export", "--quiet", "--frozen", "--only-group", "function", "--no-annotate", "--no-header"]
+    exported = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    committed = (ROOT / "scripts/model_registry/requirements.txt").read_text()
+    assert [line for line in committed.splitlines() if not line.startswith("#")] == exported.splitlines()
+
+
+def test_service_unavailable_is_googles_word(twin, bigquery_client):
+    """What the function raises on a passing failure is Google's own error."""
+    twin.faults.add(Fault("bigquery.jobs.*", "error", status=503, times=None))
+    with pytest.raises(ServiceUnavailable):
+        bigquery_client.query("SELECT 1", retry=None, job_retry=None)

@@ -1,0 +1,248 @@
+"""Save and load model versions in the environment's bucket.
+
+A version is claimed by creating its model file, which only one saver can, and completed by its manifest, written last.
+Loading trusts the registry alone: the manifest must have the digest that was registered, the files those of the
+manifest, and only then is anything unpickled.
+"""
+
+import logging
+import tempfile
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from mlsys import clients
+from mlsys.errors import AlreadyExistsError, NotFoundError, VerificationError
+from mlsys.gcs import gcs_get_bytes, gcs_get_file, gcs_put
+from mlsys.gcs.io import uploader
+from mlsys.manifest import Artifact, GoldenRows, Manifest, Signature, parse_manifest, sha256
+from mlsys.models import environment
+from mlsys.models.model import Model, describe, predict
+from mlsys.models.profile import golden_positions, profile
+from mlsys.models.signature import infer_inputs, to_json_columns
+from mlsys.names import MANIFEST_FILE, MODEL_FILE, ModelRef, check_model_name
+from mlsys.registry.lookup import LATEST, Registration, find_version, wait_for_version
+from mlsys.settings import Settings, get_settings
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from google.cloud.storage import Client as StorageClient
+
+logger = logging.getLogger(__name__)
+
+
+def save_model(
+    estimator: Any,
+    model_name: str,
+    X: "pd.DataFrame | np.ndarray",  # noqa: N803
+    *,
+    metrics: Mapping[str, float] | None = None,
+    training_query: str | None = None,
+    description: str = "",
+    feature_names: Sequence[str] | None = None,
+    wait: bool = True,
+    settings: Settings | None = None,
+) -> Model:
+    """Save a fitted model as the next version of ``model_name``.
+
+    Parameters
+    ----------
+    estimator
+        A fitted classifier or regressor with scikit-learn's ``predict``.
+    X
+        The features that it was fitted on, one row each. Their names, types, missing values and categories become the
+        signature. A NumPy array, for an estimator that wants one, takes its names from ``feature_names``.
+    metrics
+        Name to value, as measured on held-out data.
+    training_query
+        The query or table that the data came from.
+    wait
+        Wait until the upload event has reached the registry, so that the version can be loaded at once.
+
+    Returns
+    -------
+    Model
+        The saved version; ``model.ref.version`` is the new ``v1``, ``v2`` …
+
+    Raises
+    ------
+    SchemaError
+        A column or the estimator cannot be described, or would predict otherwise on data from BigQuery than on ``X``.
+    NotFoundError
+        The registry did not take notice within a minute.
+
+    Examples
+    --------
+    >>> save_model(pipeline, "titanic-survival", X_train, metrics={"accuracy": 0.81})  # doctest: +SKIP
+    """
+    settings = settings or get_settings()
+    check_model_name(model_name)
+    frame, container = _as_frame(X, feature_names)
+    signature = describe(estimator, infer_inputs(frame), container)
+    golden = _golden_rows(estimator, signature, frame)
+    client, bucket = clients.storage_client(settings), settings.model_bucket()
+    with tempfile.TemporaryDirectory() as folder:
+        model_file = Path(folder) / MODEL_FILE
+        _dump(estimator, model_file)
+        ref = _claim(model_file, model_name, bucket, client)
+        manifest = Manifest(
+            model_name=model_name,
+            model_version=ref.version,
+            created=datetime.now(UTC),
+            creator=uploader(client),
+            description=description,
+            git_commit=environment.git_commit(),
+            artifacts=(Artifact(file=MODEL_FILE, size=model_file.stat().st_size, sha256=_file_sha256(model_file)),),
+            signature=signature,
+            metrics={name: float(value) for name, value in (metrics or {}).items()},
+            training_query=training_query,
+            training_rows=len(frame),
+            python_version=environment.python_version(),
+            packages=environment.packages(estimator),
+            golden_rows=golden,
+            profile=profile(frame),
+        )
+    gcs_put(
+        manifest.to_json(),
+        bucket,
+        ref.blob_path(MANIFEST_FILE),
+        create_only=True,
+        content_type="application/json",
+        client=client,
+    )
+    logger.info("saved %s as %s", ref, ref.uri(bucket))
+    if wait:
+        wait_for_version(ref, settings=settings)
+    return Model(manifest, estimator)
+
+
+def load_model(model_name: str, model_version: str = LATEST, *, settings: Settings | None = None) -> Model:
+    """Load a version that the registry vouches for.
+
+    Parameters
+    ----------
+    model_version
+        ``v1``, ``v2`` … or ``latest``.
+
+    Raises
+    ------
+    NotFoundError
+        The registry has no such version, or its files are gone from the bucket.
+    VerificationError
+        The manifest is not the one that was registered, or a file not the one in the manifest. Nothing was unpickled.
+
+    Examples
+    --------
+    >>> load_model("titanic-survival").predict(batch)  # doctest: +SKIP
+    """
+    settings = settings or get_settings()
+    registration = find_version(model_name, model_version, settings=settings)
+    client = clients.storage_client(settings)
+    manifest = _registered_manifest(registration, client)
+    with tempfile.TemporaryDirectory() as folder:
+        path = _verified_file(manifest.artifact(MODEL_FILE), registration, Path(folder), client)
+        import joblib
+
+        estimator = joblib.load(path)
+    logger.info("loaded %s from %s", manifest.ref, registration.gcs_uri)
+    return Model(manifest, estimator)
+
+
+def load_manifest(model_name: str, model_version: str = LATEST, *, settings: Settings | None = None) -> Manifest:
+    """Return the manifest of a version as it was registered, without its files; raises as `load_model` does."""
+    settings = settings or get_settings()
+    registration = find_version(model_name, model_version, settings=settings)
+    return _registered_manifest(registration, clients.storage_client(settings))
+
+
+def _as_frame(X: Any, feature_names: Sequence[str] | None) -> tuple["pd.DataFrame", str]:  # noqa: N803
+    import pandas as pd
+
+    if isinstance(X, pd.DataFrame):
+        return X, "dataframe"
+    names = list(feature_names) if feature_names is not None else [f"x{i}" for i in range(X.shape[1])]
+    return pd.DataFrame(X, columns=names), "numpy"
+
+
+def _golden_rows(estimator: Any, signature: Signature, frame: "pd.DataFrame") -> GoldenRows:
+    """Return sample rows with the model's outputs, which must be the same from Arrow as straight from the frame."""
+    from mlsys.errors import SchemaError
+
+    rows = frame.iloc[golden_positions(frame)]
+    table = pa.Table.from_pandas(rows, preserve_index=False)
+    outputs = predict(estimator, signature, table)
+    direct = estimator.predict(rows.to_numpy() if signature.container == "numpy" else rows)
+    if outputs.column(0).to_pylist() != pa.array(direct.ravel(), outputs.column(0).type).to_pylist():
+        raise SchemaError(
+            "the model predicts otherwise on its training rows when they come as BigQuery types: check dtypes"
+        )
+    return GoldenRows(inputs=to_json_columns(table), outputs=to_json_columns(outputs))
+
+
+def _dump(estimator: Any, path: Path) -> None:
+    import joblib
+
+    joblib.dump(estimator, path, compress=0)  # uncompressed: scanners and the verifying loader can read it
+
+
+def _claim(model_file: Path, model_name: str, bucket: str, client: "StorageClient") -> ModelRef:
+    number = 1 + max(_numbers(model_name, bucket, client), default=0)
+    while True:
+        ref = ModelRef.from_number(model_name, number)
+        try:
+            gcs_put(model_file, bucket, ref.blob_path(MODEL_FILE), create_only=True, client=client)
+        except AlreadyExistsError:  # another saver was quicker: this version is theirs
+            number += 1
+        else:
+            return ref
+
+
+def _numbers(model_name: str, bucket: str, client: "StorageClient") -> list[int]:
+    # Half-written versions count too: their number is taken.
+    listing = client.list_blobs(bucket, prefix=f"{model_name}/", delimiter="/")
+    for _ in listing:
+        pass
+    folders = [ModelRef.from_blob_path(prefix + MODEL_FILE) for prefix in listing.prefixes]
+    return [found[0].number for found in folders if found]
+
+
+def _registered_manifest(registration: Registration, client: "StorageClient") -> Manifest:
+    ref, bucket = registration.ref, registration.bucket_name
+    try:
+        data = gcs_get_bytes(bucket, ref.blob_path(MANIFEST_FILE), client=client)
+    except NotFoundError as exc:
+        raise NotFoundError(
+            f"{ref} is registered but its manifest is gone from {registration.gcs_uri}: restore its last version"
+        ) from exc
+    if sha256(data) != registration.manifest_sha256:
+        raise VerificationError(
+            f"the manifest of {ref} is not the one that was registered (SHA-256 {sha256(data)[:12]}…, registered"
+            f" {registration.manifest_sha256[:12]}…): do not use {registration.gcs_uri}"
+        )
+    return parse_manifest(data, ref)
+
+
+def _verified_file(artifact: Artifact, registration: Registration, folder: Path, client: "StorageClient") -> Path:
+    path, ref = folder / artifact.file, registration.ref
+    try:
+        gcs_get_file(registration.bucket_name, ref.blob_path(artifact.file), path, client=client)
+    except NotFoundError as exc:
+        raise NotFoundError(f"{artifact.file} of {ref} is gone from {registration.gcs_uri}") from exc
+    size, digest = path.stat().st_size, _file_sha256(path)
+    if (size, digest) != (artifact.size, artifact.sha256):
+        raise VerificationError(
+            f"{artifact.file} of {ref} is not what was saved ({size} bytes, SHA-256 {digest[:12]}…; the manifest says"
+            f" {artifact.size} bytes, {artifact.sha256[:12]}…): nothing was loaded"
+        )
+    return path
+
+
+def _file_sha256(path: Path) -> str:
+    import hashlib
+
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

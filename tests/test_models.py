@@ -1,0 +1,363 @@
+"""A model version is written once and verified before it is used."""
+
+import json
+import threading
+from datetime import UTC, date, datetime
+from decimal import Decimal
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from sklearn.dummy import DummyRegressor
+from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+from sklearn.linear_model import LinearRegression, LogisticRegression, RidgeClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder
+
+from mlsys.errors import ModelRefError, NotFoundError, SchemaError, VerificationError
+from mlsys.manifest import parse_manifest
+from mlsys.models import load_manifest, load_model, save_model
+from mlsys.models.signature import from_json_columns, infer_inputs, to_json_columns, to_training_frame
+from mlsys.names import ModelRef
+
+pytestmark = pytest.mark.usefixtures("twin")
+
+FRAME = pd.DataFrame({"x": [0.0, 1.0, 2.0, 3.0], "kind": ["a", "b", "a", "b"]})
+
+
+def classifier(labels=(0, 1, 0, 1)):
+    return make_pipeline(OneHotEncoder(handle_unknown="ignore"), LogisticRegression()).fit(FRAME, list(labels))
+
+
+def rewrite(storage_client, settings, ref, file, change):
+    """Replace an object of a version, as somebody with access to the bucket could."""
+    blob = storage_client.bucket(settings.model_bucket()).blob(ref.blob_path(file))
+    blob.upload_from_string(change(blob.download_as_bytes()))
+
+
+def test_saved_model_loads_and_predicts_the_same(model_name):
+    """The round trip: the estimator, its version, its signature."""
+    saved = save_model(classifier(), model_name, FRAME, metrics={"accuracy": 0.5}, training_query="SELECT 1")
+    loaded = load_model(model_name)
+    assert loaded.ref == saved.ref == ModelRef(model_name, "v1")
+    assert loaded.manifest == saved.manifest
+    table = pa.Table.from_pandas(FRAME)
+    assert loaded.predict(table).equals(saved.predict(table))
+    assert loaded.predict(table)["prediction"].to_pylist() == list(classifier().predict(FRAME))
+    loaded.check_golden_rows()
+
+
+def test_manifest_says_where_a_version_came_from(model_name):
+    """Everything that the design promises is in the manifest."""
+    manifest = save_model(
+        classifier(), model_name, FRAME, metrics={"accuracy": 0.5}, training_query="SELECT 1"
+    ).manifest
+    assert (manifest.training_rows, manifest.training_query, manifest.metrics) == (4, "SELECT 1", {"accuracy": 0.5})
+    assert manifest.signature.task == "binary"
+    assert [(f.name, f.type, f.nullable) for f in manifest.signature.inputs] == [
+        ("x", "FLOAT64", False),
+        ("kind", "STRING", False),
+    ]
+    assert {"scikit-learn", "pandas", "numpy"} <= manifest.packages.keys()
+    assert manifest.profile["x"]["quantiles"]["0.5"] == 1.5
+    assert manifest.profile["kind"]["levels"] == {"a": 2, "b": 2}
+    assert "@" in manifest.creator
+    assert load_manifest(model_name, "v1") == manifest
+
+
+def test_versions_count_up_and_are_never_overwritten(model_name, storage_client, settings):
+    """Each save is the next version; the ones before stay as they were."""
+    assert save_model(classifier(), model_name, FRAME).ref.version == "v1"
+    bucket = storage_client.bucket(settings.model_bucket())
+    before = bucket.get_blob(f"{model_name}/v1/model.joblib").generation
+    assert save_model(classifier(), model_name, FRAME).ref.version == "v2"
+    assert bucket.get_blob(f"{model_name}/v1/model.joblib").generation == before
+    assert load_model(model_name, "latest").ref.version == "v2"
+
+
+def test_tenth_version_is_later_than_the_ninth(model_name):
+    """Versions are numbers, not text."""
+    for _ in range(10):
+        save_model(classifier(), model_name, FRAME, wait=False)
+    assert save_model(classifier(), model_name, FRAME).ref.version == "v11"
+    assert load_manifest(model_name).ref.version == "v11"
+
+
+def test_concurrent_savers_get_different_versions(model_name):
+    """Whoever creates the file first has the version."""
+    saved = []
+    threads = [
+        threading.Thread(
+            target=lambda: saved.append(save_model(classifier(), model_name, FRAME, wait=False).ref.number)
+        )
+        for _ in range(6)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(saved) == [1, 2, 3, 4, 5, 6]
+
+
+def test_half_written_version_is_not_there(model_name, storage_client, settings):
+    """Without its manifest a version does not exist, but its number is taken."""
+    storage_client.bucket(settings.model_bucket()).blob(f"{model_name}/v1/model.joblib").upload_from_string("half")
+    with pytest.raises(NotFoundError, match=f"no model '{model_name}' in the registry of local"):
+        load_model(model_name)
+    assert save_model(classifier(), model_name, FRAME).ref.version == "v2"
+
+
+def test_lost_reply_does_not_cost_a_version(model_name, twin):
+    """The upload worked, its answer did not arrive: the version is still ours."""
+    from mlsys.local.faults import Fault
+
+    twin.faults.add(Fault("storage.objects.insert", "reset_after", times=1))
+    assert save_model(classifier(), model_name, FRAME).ref.version == "v1"
+
+
+class Bomb:
+    """Unpickling this is seen."""
+
+    exploded = False
+
+    def __reduce__(self):
+        return (setattr, (Bomb, "exploded", True))
+
+
+@pytest.mark.parametrize("position", [0, 0.3, 0.7, -1])
+def test_flipped_bit_is_refused_before_unpickling(model_name, storage_client, settings, position):
+    """Whichever byte of the model differs."""
+    ref = save_model(classifier(), model_name, FRAME).ref
+
+    def flip(data):
+        at = int(position * len(data)) if position >= 0 else len(data) - 1
+        return data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :]
+
+    rewrite(storage_client, settings, ref, "model.joblib", flip)
+    with pytest.raises(VerificationError, match=r"model\.joblib of .*/v1 is not what was saved"):
+        load_model(model_name)
+
+
+def test_swapped_file_is_refused_before_unpickling(model_name, storage_client, settings):
+    """A file put in the model's place does not run."""
+    import io
+
+    import joblib
+
+    ref = save_model(classifier(), model_name, FRAME).ref
+    bomb = io.BytesIO()
+    joblib.dump(Bomb(), bomb)
+    rewrite(storage_client, settings, ref, "model.joblib", lambda _: bomb.getvalue())
+    with pytest.raises(VerificationError, match=r"model\.joblib"):
+        load_model(model_name)
+    assert not Bomb.exploded
+    joblib.load(io.BytesIO(bomb.getvalue()))
+    assert Bomb.exploded  # the bomb works: it was the check that stopped it
+
+
+def test_manifest_that_was_not_registered_is_refused(model_name, storage_client, settings):
+    """A manifest that vouches for other bytes does not count: the registry's digest does."""
+    ref = save_model(classifier(), model_name, FRAME).ref
+
+    def forge(data):
+        manifest = json.loads(data)
+        manifest["artifacts"][0]["sha256"] = "0" * 64
+        return json.dumps(manifest).encode()
+
+    rewrite(storage_client, settings, ref, "manifest.json", forge)
+    with pytest.raises(VerificationError, match=r"the manifest of .*/v1 is not the one that was registered"):
+        load_model(model_name)
+
+
+@pytest.mark.parametrize("file", ["manifest.json", "model.joblib"])
+def test_missing_file_is_named(model_name, storage_client, settings, file):
+    """A registered version whose file is gone."""
+    ref = save_model(classifier(), model_name, FRAME).ref
+    storage_client.bucket(settings.model_bucket()).blob(ref.blob_path(file)).delete()
+    with pytest.raises(NotFoundError, match=f"{file.partition('.')[0]}.* gone from gs://"):
+        load_model(model_name)
+
+
+def test_unknown_version_says_what_there_is(model_name):
+    """The way out of a wrong version."""
+    save_model(classifier(), model_name, FRAME)
+    with pytest.raises(NotFoundError, match=rf"{model_name}/v9 is not in the registry of local; it has v1"):
+        load_model(model_name, "v9")
+
+
+def test_malformed_arguments_are_refused_before_the_network(model_name):
+    """Names have a form."""
+    with pytest.raises(ModelRefError, match="model_name must be"):
+        save_model(classifier(), "Not A Name", FRAME)
+    with pytest.raises(ModelRefError, match="model_version must be"):
+        load_model(model_name, "1.0")
+
+
+def test_manifest_of_another_version_is_refused(model_name):
+    """A manifest copied into another folder."""
+    data = save_model(classifier(), model_name, FRAME, wait=False).manifest.to_json()
+    with pytest.raises(VerificationError, match=f"is that of {model_name}/v1"):
+        parse_manifest(data, ModelRef(model_name, "v2"))
+    with pytest.raises(VerificationError, match="cannot be read"):
+        parse_manifest(b"{}", ModelRef(model_name, "v1"))
+
+
+@pytest.mark.parametrize(
+    ("estimator", "labels", "task", "columns"),
+    [
+        (LogisticRegression(), [0, 1, 0, 1], "binary", {"prediction": "int64", "prediction_probability": "double"}),
+        (RandomForestClassifier(n_estimators=3), list("abca"), "multiclass",
+         {"prediction": "string", "prediction_probability": "double"}),
+        (RidgeClassifier(), [True, False, True, False], "binary", {"prediction": "bool"}),
+        (HistGradientBoostingClassifier(max_iter=2), [0, 1, 2, 1], "multiclass",
+         {"prediction": "int64", "prediction_probability": "double"}),
+        (LinearRegression(), [0.5, 1.5, 2.5, 3.5], "regression", {"prediction": "double"}),
+    ],
+    ids=["logistic", "forest-text-classes", "no-probabilities", "boosting", "regression"],
+)  # fmt: skip
+@pytest.mark.parametrize("container", ["dataframe", "numpy"])
+def test_kinds_of_models(model_name, estimator, labels, task, columns, container):
+    """Classifiers of two and more classes, without probabilities, regressors; on frames and on arrays."""
+    frame = pd.DataFrame({"a": [1.0, 2.0, 3.0, 4.0], "b": [0.1, 0.2, 0.4, 0.3]})
+    features = frame if container == "dataframe" else frame.to_numpy()
+    estimator.fit(features, labels)
+    model = save_model(estimator, model_name, features, feature_names=["a", "b"], wait=False)
+    outputs = model.predict(pa.Table.from_pandas(frame))
+    assert model.manifest.signature.task == task
+    assert {f.name: str(f.type) for f in outputs.schema} == columns
+    assert outputs["prediction"].to_pylist() == estimator.predict(features).tolist()
+    if "prediction_probability" in columns:
+        shares = estimator.predict_proba(features)
+        expected = shares[:, 1] if task == "binary" else shares.max(axis=1)
+        assert outputs["prediction_probability"].to_pylist() == expected.tolist()
+
+
+MOMENTS = ("2024-01-01 00:00", None, "1969-12-31 23:59", "2024-02-29 12:00")
+DTYPES = {
+    "float": pd.Series([1.5, np.nan, -0.0, 2.0]),
+    "int": pd.Series([1, 2, 3, 4]),
+    "small-int": pd.Series([1, 2, 3, 4], dtype="int8"),
+    "nullable-int": pd.Series([1, None, 3, 4], dtype="Int64"),
+    "bool": pd.Series([True, False, True, True]),
+    "nullable-bool": pd.Series([True, None, True, False], dtype="boolean"),
+    "str": pd.Series(["a", None, "b", ""], dtype="str"),
+    "object-none": pd.Series(["a", None, "b", ""], dtype=object),
+    "object-nan": pd.Series(["a", np.nan, "b", ""], dtype=object),
+    "string-na": pd.Series(["a", pd.NA, "b", ""], dtype="string"),
+    "category": pd.Series(["lo", None, "hi", "lo"], dtype=pd.CategoricalDtype(["lo", "mid", "hi"], ordered=True)),
+    "int-category": pd.Series([3, 1, 3, None], dtype=pd.CategoricalDtype([3, 1, 2])),
+    "timestamp": pd.Series(pd.to_datetime([*MOMENTS], utc=True)).dt.as_unit("us"),
+    "datetime": pd.Series(pd.to_datetime([*MOMENTS])).dt.as_unit("us"),
+    "date": pd.Series([date(2024, 1, 1), None, date(1969, 12, 31), date(1, 1, 1)], dtype=pd.ArrowDtype(pa.date32())),
+    "numeric": pd.Series([Decimal("1.5"), None, Decimal(2), Decimal(0)], dtype=pd.ArrowDtype(pa.decimal128(38, 9))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DTYPES)
+def test_training_dtypes_come_back_exactly(name):
+    """From pandas to Arrow, as BigQuery gives it, and back: same dtype, same values, same missing value."""
+    column = DTYPES[name].rename("c")
+    frame = column.to_frame()
+    inputs = infer_inputs(frame)
+    back = to_training_frame(pa.Table.from_pandas(frame, preserve_index=False), inputs)["c"]
+    pd.testing.assert_series_equal(back, column)
+    if column.dtype == object:
+        assert [v is None for v in back] == [v is None for v in column]
+    json_columns = json.loads(json.dumps(to_json_columns(pa.Table.from_pandas(frame, preserve_index=False))))
+    pd.testing.assert_series_equal(to_training_frame(from_json_columns(json_columns, inputs), inputs)["c"], column)
+
+
+@pytest.mark.parametrize(
+    ("column", "words"),
+    [
+        (pa.array([1, 2]), "c is INT64, training had STRING"),
+        (pa.array(["a", None]), "c has 1 missing values, training saw none"),
+    ],
+)
+def test_other_types_and_unseen_nulls_are_refused(column, words):
+    """What would change predictions without a word."""
+    inputs = infer_inputs(pd.DataFrame({"c": ["a", "b"]}))
+    with pytest.raises(SchemaError, match=words):
+        to_training_frame(pa.table({"c": column}), inputs)
+
+
+def test_nan_where_training_saw_none_is_refused():
+    """NaN is a missing value of a float column too."""
+    inputs = infer_inputs(pd.DataFrame({"c": [1.0, 2.0]}))
+    with pytest.raises(SchemaError, match="c has 2 missing values"):
+        to_training_frame(pa.table({"c": [1.0, float("nan"), float("nan")]}), inputs)
+
+
+def test_every_column_at_fault_is_named():
+    """One message for all of it."""
+    inputs = infer_inputs(FRAME.assign(extra=1))
+    with pytest.raises(
+        SchemaError, match=r"x is missing; extra is missing; kind is INT64, training had STRING .it has kind"
+    ):
+        to_training_frame(pa.table({"kind": [1]}), inputs)
+
+
+def test_unknown_level_is_refused():
+    """A category that training had not would become a missing value."""
+    frame = pd.DataFrame({"c": pd.Series(["a", "b"], dtype="category")})
+    with pytest.raises(SchemaError, match="c has levels that training had not: 'z'"):
+        to_training_frame(pa.table({"c": ["a", "z"]}), infer_inputs(frame))
+
+
+@pytest.mark.parametrize(
+    ("frame", "words"),
+    [
+        (pd.DataFrame({"c": [[1], [2]]}), "type ARRAY<INT64>: flatten it"),
+        (pd.DataFrame({"c": [1, "a"]}), "column 'c' mixes types"),
+        (pd.DataFrame({"c": [None, np.nan, "a"]}, dtype=object), "stands for missing values in two ways"),
+        (pd.DataFrame([[1, 2]], columns=["c", "c"]), "distinct text names"),
+        (pd.DataFrame([[1, 2]]), "distinct text names"),
+    ],
+)
+def test_frames_that_cannot_be_described_are_refused(model_name, frame, words):
+    """At save, not at the first run."""
+    with pytest.raises(SchemaError, match=words):
+        save_model(DummyRegressor().fit(np.zeros((len(frame), 1)), range(len(frame))), model_name, frame)
+
+
+def test_what_is_no_model_is_refused(model_name):
+    """Anything without predict."""
+    with pytest.raises(SchemaError, match="a model needs a predict method, got a dict"):
+        save_model({}, model_name, FRAME)
+
+
+def test_empty_batch_gives_empty_predictions(model_name):
+    """scikit-learn refuses empty frames; a run over an empty table is no error."""
+    model = save_model(classifier(), model_name, FRAME, wait=False)
+    outputs = model.predict(pa.Table.from_pandas(FRAME).slice(0, 0))
+    assert (outputs.num_rows, outputs.column_names) == (0, ["prediction", "prediction_probability"])
+
+
+def test_golden_rows_catch_a_model_that_answers_otherwise(model_name):
+    """The same manifest with another estimator."""
+    from dataclasses import replace
+
+    model = save_model(classifier(), model_name, FRAME, wait=False)
+    with pytest.raises(VerificationError, match="golden row 0"):
+        replace(model, estimator=classifier(labels=(1, 0, 1, 0))).check_golden_rows()
+
+
+@hypothesis_settings(max_examples=60, deadline=None)
+@given(st.lists(st.none() | st.floats(allow_nan=False) | st.integers(-(2**53), 2**53), min_size=1, max_size=20))
+def test_integers_may_stand_where_training_had_floats(values):
+    """The one widening that loses nothing."""
+    whole = [None if v is None else int(v) if abs(v) < 2**53 else 0 for v in values]
+    inputs = infer_inputs(pd.DataFrame({"c": [1.0, np.nan]}))
+    got = to_training_frame(pa.table({"c": pa.array(whole, pa.int64())}), inputs)["c"]
+    assert got.dtype == "float64"
+    assert [None if v != v else v for v in got] == whole
+
+
+def test_times_are_utc(model_name):
+    """The manifest's clock is UTC, and it is now."""
+    created = save_model(classifier(), model_name, FRAME, wait=False).manifest.created
+    assert abs((datetime.now(UTC) - created).total_seconds()) < 60

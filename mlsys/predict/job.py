@@ -1,0 +1,99 @@
+"""What a prediction run is asked to do, and what it reports."""
+
+import hashlib
+import re
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from mlsys.errors import InvalidNameError
+from mlsys.names import TableId, check_model_name
+
+
+@dataclass(frozen=True)
+class PredictionJob:
+    """One run to make.
+
+    Parameters
+    ----------
+    model_name, model_version
+        The model; ``latest`` is its highest registered version.
+    source
+        Where the rows come from: a full table path, or a query. A query may use ``@as_of``.
+    output_table
+        Full path of the table that gets the predictions. It is created when it is not there.
+    id_columns
+        The columns of the source that say which row a prediction is for. They are copied to the output.
+    as_of
+        The moment that the run is for, aware, not in the future: a schedule's logical date. The same model, output
+        table and ``as_of`` are the same run: done again, it replaces its own rows.
+    max_bytes_billed
+        Refuse a query that would read more bytes.
+
+    Raises
+    ------
+    InvalidNameError
+        An argument has not the form that is needed.
+    """
+
+    model_name: str
+    source: str
+    output_table: TableId
+    id_columns: tuple[str, ...]
+    model_version: str = "latest"
+    as_of: datetime = field(default_factory=lambda: start_of_day(datetime.now(UTC)))
+    max_bytes_billed: int | None = None
+
+    def __post_init__(self) -> None:
+        check_model_name(self.model_name)
+        object.__setattr__(self, "output_table", TableId.parse(self.output_table))
+        if not self.id_columns:
+            raise InvalidNameError("id_columns is empty: name the columns that identify a row, such as passenger_id")
+        if self.as_of.tzinfo is None:
+            raise InvalidNameError(f"as_of needs a time zone, got {self.as_of.isoformat()}: add +00:00 for UTC")
+        if self.as_of > datetime.now(UTC):
+            raise InvalidNameError(
+                f"as_of lies in the future, got {self.as_of.isoformat()}: a run is for a past moment"
+            )
+        if not self.is_query:
+            TableId.parse(self.source)
+
+    @property
+    def is_query(self) -> bool:
+        """Whether the source is a query and not a table."""
+        return bool(re.search(r"\s", self.source.strip()))
+
+    def run_id(self, env: str) -> str:
+        """Return the identity of this run in ``env``: 32 hexadecimal digits, the same for every attempt at it."""
+        moment = self.as_of.astimezone(UTC).isoformat(timespec="microseconds")
+        key = "\n".join([self.model_name, env, str(self.output_table), moment])
+        return hashlib.sha256(key.encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a run did. Times are UTC, ``seconds`` is from start to published."""
+
+    run_id: str
+    model_name: str
+    model_version: str
+    output_table: TableId
+    as_of: datetime
+    prediction_timestamp: datetime
+    rows: int
+    seconds: float
+
+
+def parse_as_of(text: str) -> datetime:
+    """Read an ISO 8601 date or time; one without a zone is UTC. Raise `InvalidNameError` for anything else."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise InvalidNameError(
+            f"as_of must be a date or time like 2026-01-31 or 2026-01-31T06:00Z, got {text!r}"
+        ) from None
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def start_of_day(moment: datetime) -> datetime:
+    """Return the midnight (UTC) that begins the day of ``moment``."""
+    return moment.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)

@@ -1,0 +1,289 @@
+"""The ``mlsys`` command. Each command turns its options into one library call, and an error into one line.
+
+Imports stand inside the commands: ``mlsys --help`` must not wait for pandas.
+"""
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mlsys.errors import MlsysError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mlsys.predict import RunRecord
+
+app = typer.Typer(
+    help="Take a model from a notebook to scheduled, audited predictions in BigQuery.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+models = typer.Typer(help="Look at the models in the registry.", no_args_is_help=True)
+app.add_typer(models, name="models")
+
+
+class Format(StrEnum):
+    """How rows are printed."""
+
+    TABLE = "table"
+    CSV = "csv"
+    JSON = "json"
+
+
+@app.callback()
+def _options(
+    *, verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log each step to stderr.")] = False
+) -> None:
+    level = logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
+
+
+@app.command()
+def demo() -> None:
+    """Run the whole loop on the Titanic's passengers.
+
+    Creates the source table, trains, saves, waits for the registration, predicts and queries the result. Each run adds
+    a version.
+
+    [bold]Example:[/bold] mlsys demo
+    """
+    from mlsys.demo.show import show
+
+    show()
+
+
+@app.command()
+def up(
+    port: Annotated[int, typer.Option(help="Port for REST; 0 takes a free one.", min=0, max=65535)] = 0,
+    grpc_port: Annotated[int, typer.Option(help="Port for the Read API; 0 takes a free one.", min=0, max=65535)] = 0,
+) -> None:
+    """Serve the offline twin in the foreground, for other tools, until Ctrl-C.
+
+    [bold]Example:[/bold] mlsys up --port 9050
+    """
+    from mlsys.local.foreground import up as serve
+    from mlsys.settings import get_settings
+
+    settings = get_settings()
+    serve(settings.data_dir, project=settings.gcp_project_id, bucket=settings.gcs_bucket_models_local, port=port,
+          grpc_port=grpc_port, echo=typer.echo)  # fmt: skip
+
+
+@app.command()
+def predict(
+    model_name: Annotated[str, typer.Option("--model", envvar="MODEL_NAME", help="Name of the model.")],
+    source: Annotated[str, typer.Option(envvar="SOURCE", help="Full table path, or a query; it may use @as_of.")],
+    output_table: Annotated[
+        str, typer.Option("--output", envvar="OUTPUT_TABLE", help="Full path of the output table.")
+    ],
+    id_columns: Annotated[
+        str, typer.Option("--id", envvar="ID_COLUMNS", help="Columns that identify a row, by commas.")
+    ],
+    model_version: Annotated[
+        str, typer.Option("--version", envvar="MODEL_VERSION", help="v1, v2, … or latest.")
+    ] = "latest",
+    as_of: Annotated[
+        str, typer.Option(envvar="AS_OF", help="Moment that the run is for, ISO 8601; default: today 00:00 UTC.")
+    ] = "",
+    max_bytes_billed: Annotated[
+        int | None, typer.Option(envvar="MAX_BYTES_BILLED", help="Refuse a query that reads more.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the run's record as JSON.")] = False,
+) -> None:
+    """Score the rows of a table or query and publish the predictions: all of them, or none.
+
+    Each option can come from the environment variable beside it, as the DAG passes it.
+
+    [bold]Example:[/bold] mlsys predict --model titanic-survival --source shoufianesys.titanic.passengers
+    --output shoufianesys.titanic.predictions --id passenger_id
+    """
+    from mlsys.predict.job import PredictionJob, parse_as_of, start_of_day
+    from scripts.predict import pull_predict_push
+
+    record = pull_predict_push(
+        PredictionJob(
+            model_name=model_name,
+            model_version=model_version,
+            source=source,
+            output_table=output_table,
+            id_columns=tuple(name.strip() for name in id_columns.split(",") if name.strip()),
+            as_of=parse_as_of(as_of) if as_of else start_of_day(datetime.now(UTC)),
+            max_bytes_billed=max_bytes_billed,
+        )
+    )
+    typer.echo(_json(vars(record)) if as_json else describe_run(record))
+
+
+def describe_run(record: "RunRecord") -> str:
+    """Return one line about a finished run."""
+    return (
+        f"{record.rows:,} predictions by {record.model_name} {record.model_version} in {record.output_table}, "
+        f"as of {record.as_of:%Y-%m-%d %H:%M} UTC, in {record.seconds:.1f} s (run {record.run_id})"
+    )
+
+
+@app.command()
+def query(
+    sql: Annotated[str, typer.Argument(help="GoogleSQL, or a full table path.")],
+    output: Annotated[Format, typer.Option("--format", help="How to print the rows.")] = Format.TABLE,
+    max_rows: Annotated[int, typer.Option(help="Print at most so many rows.", min=0)] = 100,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many bytes it would read.")] = False,
+) -> None:
+    """Run a query and print its rows.
+
+    [bold]Example:[/bold] mlsys query 'SELECT COUNT(*) AS n FROM `shoufianesys.titanic.predictions`'
+    """
+    from mlsys.bq import bq_dry_run, bq_get
+
+    if dry_run:
+        typer.echo(str(bq_dry_run(sql)))
+    else:
+        show_rows(bq_get(sql, max_rows=max_rows + 1), output, max_rows)
+
+
+@models.command("list")
+def list_models(
+    model_name: Annotated[str | None, typer.Argument(help="Only this model.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the versions that the registry has in this environment.
+
+    [bold]Example:[/bold] mlsys models list titanic-survival
+    """
+    from mlsys.registry import list_versions
+
+    frame = list_versions(model_name)
+    if as_json:
+        show_rows(frame, Format.JSON, len(frame))
+    else:
+        show_rows(frame.drop(columns=["environment", "metrics", "description"]), Format.TABLE, len(frame))
+
+
+@models.command()
+def show(
+    model_name: Annotated[str, typer.Argument(help="Name of the model.")],
+    model_version: Annotated[str, typer.Argument(help="v1, v2, … or latest.")] = "latest",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
+) -> None:
+    """Show what is known about a version: origin, metrics, signature, files. Its files are not loaded.
+
+    [bold]Example:[/bold] mlsys models show titanic-survival v1
+    """
+    from mlsys.models import load_manifest
+
+    manifest = load_manifest(model_name, model_version)
+    if as_json:
+        typer.echo(manifest.to_json().decode())
+    else:
+        _print(_manifest_table(manifest))
+
+
+def _manifest_table(manifest: Any) -> Any:
+    from rich.table import Table
+
+    table = Table(title=str(manifest.ref), show_header=False, title_justify="left")
+    rows = {
+        "description": manifest.description or "none",
+        "created": f"{manifest.created:%Y-%m-%d %H:%M:%S} UTC by {manifest.creator}",
+        "commit": manifest.git_commit or "none",
+        "trained on": f"{manifest.training_rows:,} rows of {manifest.training_query or 'unknown'}",
+        "task": manifest.signature.task,
+        "metrics": "\n".join(f"{name} {value:.4g}" for name, value in manifest.metrics.items()) or "none",
+        "inputs": "\n".join(f"{f.name} {f.type}{'' if f.nullable else ' NOT NULL'}" for f in manifest.signature.inputs),
+        "outputs": "\n".join(f"{f.name} {f.type}" for f in manifest.signature.outputs),
+        "files": "\n".join(f"{a.file} {a.size:,} bytes, SHA-256 {a.sha256[:12]}…" for a in manifest.artifacts),
+        "environment": ", ".join([f"Python {manifest.python_version}", *map(" ".join, manifest.packages.items())]),
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
+
+
+def show_rows(frame: "pd.DataFrame", output: Format, max_rows: int) -> None:
+    """Print the first rows of a frame; say on stderr when there are more."""
+    if len(frame) > max_rows:
+        typer.echo(f"only the first {max_rows:,} rows are shown: raise --max-rows for more", err=True)
+    shown = frame.head(max_rows)
+    if output is Format.CSV:
+        typer.echo(shown.to_csv(index=False), nl=False)
+    elif output is Format.JSON:
+        typer.echo(_json(shown.astype(object).where(shown.notna(), None).to_dict("records")))
+    else:
+        _print(rows_table(shown))
+
+
+def rows_table(frame: "pd.DataFrame") -> Any:
+    """Return a frame as a table for the terminal: numbers to the right, NULL for what is missing."""
+    from pandas.api.types import is_bool_dtype, is_numeric_dtype
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in frame.columns:
+        numeric = is_numeric_dtype(frame[name]) and not is_bool_dtype(frame[name])
+        table.add_column(Text(str(name)), justify="right" if numeric else "left", overflow="fold")
+    missing = frame.isna().to_numpy()
+    for row, gaps in zip(frame.itertuples(index=False), missing, strict=True):
+        table.add_row(*(Text("NULL", style="dim") if gap else Text(_cell(v)) for v, gap in zip(row, gaps, strict=True)))
+    return table
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, datetime):
+        return value.isoformat(sep=" ", timespec="milliseconds" if value.microsecond else "seconds").replace(
+            "+00:00", " UTC"
+        )
+    return str(value)
+
+
+def _print(renderable: Any) -> None:
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=200)  # a pipe has no width: don't fold what a program will read
+    console.print(renderable)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2, default=str, ensure_ascii=False)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the ``mlsys`` command."""
+    _run(app, arguments)
+
+
+def predict_main(arguments: list[str] | None = None) -> None:
+    """Run ``mlsys predict`` as a command of its own: what ``scripts/predict.py`` is."""
+    single = typer.Typer(pretty_exceptions_enable=False, add_completion=False, rich_markup_mode="rich")
+    single.command()(predict)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    _run(single, arguments)
+
+
+def _run(command: typer.Typer, arguments: list[str] | None) -> None:
+    try:
+        command(arguments)
+    except MlsysError as exc:
+        sys.exit(_fail(exc, exc.exit_code))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as exc:
+        if not type(exc).__module__.startswith(("google.", "requests.")):
+            raise
+        sys.exit(_fail(exc, 1))  # what Google's client says is enough: its traceback helps nobody here
+
+
+def _fail(exc: Exception, code: int) -> int:
+    message = " ".join(str(exc).split())
+    typer.secho(f"mlsys: {message}", err=True, fg=typer.colors.RED)
+    return code

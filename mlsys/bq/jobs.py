@@ -77,7 +77,7 @@ class _Again(Exception):  # noqa: N818 - a signal to the retry, never seen outsi
     """The job is over and did nothing; the next id may succeed."""
 
 
-_job_retry = Retry(predicate=lambda exc: isinstance(exc, _Again), initial=1, maximum=60, timeout=1800)
+_job_retry = Retry(predicate=lambda exc: isinstance(exc, _Again), initial=1, maximum=60, timeout=600)
 
 
 def new_job_id() -> str:

@@ -42,9 +42,10 @@ def show() -> None:
         truth = titanic.measure(record.run_id).iloc[0]
         passengers = int(truth["passengers"])
         done(f"accuracy {truth['accuracy']:.3f} on {passengers} held-out passengers, computed in BigQuery")
-    sample = titanic.sample(record.run_id).round({"prediction_probability": 3})
+    sample = titanic.sample(record.run_id).round({"probability": 3})
     _console.print("\nA few predictions", rows_table(sample))
     versions = list_versions(titanic.MODEL_NAME)[_REGISTRY_COLUMNS]
+    versions["upload_timestamp"] = versions["upload_timestamp"].dt.floor("s")
     _console.print(f"The registry, {registry_table(settings.gcp_project_id, 'models')}", rows_table(versions.tail(5)))
     _console.print(_next_steps(), highlight=False, soft_wrap=True)
 
@@ -64,5 +65,5 @@ def _next_steps() -> str:
   uv run mlsys query "SELECT model_version, COUNT(*) AS n FROM \`{table}\` GROUP BY 1"
   uv run mlsys models show {titanic.MODEL_NAME}
   uv run mlsys demo                          again: the next version, and its predictions beside these
-  uv run --group notebooks jupyter lab       from mlsys.bq import bq_get
+  uv run jupyter lab                         from mlsys.bq import bq_get
 On Google Cloud: set MLSYS_ENV=dev and GCP_PROJECT_ID, log in, and run the same commands."""  # noqa: S608

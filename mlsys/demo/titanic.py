@@ -132,7 +132,8 @@ def measure(run_id: str, settings: Settings | None = None) -> "pd.DataFrame":
 def sample(run_id: str, settings: Settings | None = None) -> "pd.DataFrame":
     """Return five predictions of a run beside what happened."""
     return bq_get(
-        f"""SELECT passenger_id, sex, age, pclass, prediction, prediction_probability, survived
+        f"""SELECT passenger_id, sex, age, pclass, prediction, prediction_probability AS probability,
+                   survived
             FROM {predictions_table(settings).sql} JOIN {passengers_table(settings).sql} USING (passenger_id)
             WHERE run_id = @run_id ORDER BY passenger_id LIMIT 5""",  # noqa: S608
         parameters={"run_id": run_id},

@@ -69,10 +69,18 @@ class Engine:
         if ref.dataset == ANONYMOUS:
             return self._narrowed(self.anonymous(ref), columns, restriction)
         with self.database.session() as session:
-            schema = reads.readable(session, ref)
+            schema, etag = reads.readable(session, ref), session.table(ref)["etag"]
             fields = reads.chosen(schema, columns)
-            scan = reads.scan(session, relation(ref), schema, fields, restriction)
-            return Snapshot.write(self.snapshots.folder, fields, scan)
+            # A table that is read again as it was needs no second copy. A restriction may depend on the clock.
+            name = "" if restriction else f"{etag}/{','.join(field['name'] for field in fields)}"
+            if name and (frozen := self.snapshots.get(name)):
+                return frozen
+            frozen = Snapshot.write(
+                self.snapshots.folder, fields, reads.scan(session, relation(ref), schema, fields, restriction)
+            )
+            if name:
+                self.snapshots.add(name, frozen)
+            return frozen
 
     def _narrowed(self, result: Snapshot, columns: list[str], restriction: str) -> Snapshot:
         fields = reads.chosen(result.fields, columns)

@@ -6,7 +6,22 @@
 from mlsys.local.bigquery import sql
 
 _PAGE = """\
-# GoogleSQL in the offline twin
+# What the offline twin answers, and what it refuses
+
+## BigQuery's services
+
+Refused by name: types BIGNUMERIC, GEOGRAPHY, INTERVAL, RANGE and parametrised ones; policy tags and default values;
+legacy SQL, sessions, dry runs of scripts, DDL inside a transaction, extract jobs; loads from `gs://`, Avro, ORC, and
+CSV or JSON with autodetection; ingestion-time partition decorators; reads in AVRO, from a past `snapshot_time`, or sampled.
+Kept as metadata only: clustering, expiration, `requirePartitionFilter`. Bytes processed count every column of the tables
+read, so they are too high rather than too low. Routines, models, row access policies and IAM have no route (501).
+
+## Cloud Storage
+
+Refused by name: ACLs, IAM, HMAC keys, notifications, retention, lifecycle, soft delete, customer-managed keys, holds,
+the XML API, and every query parameter or header that an operation does not list.
+
+# GoogleSQL
 
 Made from the code's own tables by `python -m mlsys.local.bigquery.support`; a test fails when it is out of date.
 The twin works by allow-list: what is not listed as answered is refused with HTTP 400, "not supported locally: …", and

@@ -1,5 +1,7 @@
 """``mlsys up``: the twin in the foreground, for tools that are not mlsys."""
 
+import json
+import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,12 +15,31 @@ The offline twin serves {folder}
   BigQuery Storage Read (gRPC)      {grpc}
   project {project}, model bucket {bucket}
 
-Notebooks, mlsys commands and jobs of this project find it by themselves. Point other tools at it:
-  any Google client   export BIGQUERY_EMULATOR_HOST={http} STORAGE_EMULATOR_HOST={http}
-  bq                  bq --api {http} --project_id {project} query --nouse_legacy_sql 'SELECT 1'
-  pandas-gbq          see README.md: pass a client made with client_options={{"api_endpoint": "{http}"}}
+Notebooks, mlsys commands and jobs of this project find it by themselves. For other tools, in their shell:
+
+  export BIGQUERY_EMULATOR_HOST={http} STORAGE_EMULATOR_HOST={http}
+  export GOOGLE_CLOUD_PROJECT={project} CLOUDSDK_AUTH_ACCESS_TOKEN=local
+  export GOOGLE_APPLICATION_CREDENTIALS={credentials}
+
+  google-cloud-bigquery   bigquery.Client().query("SELECT 1 AS x").to_dataframe(create_bqstorage_client=False)
+  google-cloud-storage    storage.Client().list_buckets()
+  pandas-gbq              pandas_gbq.read_gbq("SELECT 1 AS x")
+  bq                      bq --api {http} --project_id {project} --discovery_file \\
+    "$(gcloud info --format='value(installation.sdk_root)')/platform/bq/discovery_next/bigquery.json" \\
+    query --nouse_legacy_sql 'SELECT 1 AS x'
 
 Ctrl-C ends it. Nothing is lost: the data stays in the folder."""
+
+# BigQuery's client wants credentials beside its emulator variable. A user's token that never expires is taken without
+# asking Google, and no real one is sent to the twin.
+_CREDENTIALS = {
+    "type": "authorized_user",
+    "client_id": "local",
+    "client_secret": "local",  # pragma: allowlist secret
+    "refresh_token": "local",
+    "token": "local",
+    "expiry": "9999-12-31T00:00:00Z",
+}
 
 
 def up(folder: Path, *, project: str, bucket: str, port: int, grpc_port: int, echo: Callable[[str], None]) -> None:
@@ -31,7 +52,14 @@ def up(folder: Path, *, project: str, bucket: str, port: int, grpc_port: int, ec
     """
 
     def announce(addresses: Addresses) -> None:
-        echo(_HELP.format(folder=folder, http=addresses.http, grpc=addresses.grpc, project=project, bucket=bucket))
+        credentials = folder.resolve() / "credentials.json"
+        credentials.write_text(json.dumps(_CREDENTIALS))
+        echo(
+            _HELP.format(
+                folder=folder, http=addresses.http, grpc=addresses.grpc, project=project, bucket=bucket,
+                credentials=shlex.quote(str(credentials)),
+            )
+        )  # fmt: skip
 
     if lease := join(folder):
         addresses = lease.addresses

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from mlsys.names import labels
 from mlsys.predict import output
 from mlsys.predict.job import PredictionJob, RunRecord
 from mlsys.predict.scoring import Stamp, output_schema
+from mlsys.progress import rows_bar
 from mlsys.settings import Settings, get_settings
 
 if TYPE_CHECKING:
@@ -51,15 +52,26 @@ class Run:
             client, target, self._schema, self.stamp.run_id, timedelta(hours=_STAGING_HOURS)
         )
         try:
-            batches = (batch for table in tables for batch in table.combine_chunks().to_batches())
             rows = bq_put_batches(
-                batches, str(staging), "WRITE_TRUNCATE", schema=self._schema, labels=self.labels, client=client
+                self._watched(tables),
+                staging,
+                "WRITE_TRUNCATE",
+                schema=self._schema,
+                labels=self.labels,
+                client=client,
             )
             output.replace_slice(client, target, staging, self._schema.names, self.stamp, self.labels)
         finally:
             client.delete_table(str(staging), not_found_ok=True)
         self.record = self._report(rows)
         return self.record
+
+    def _watched(self, tables: Iterable[pa.Table]) -> Iterator[pa.RecordBatch]:
+        with rows_bar(f"rows scored by {self.stamp.model_name} {self.stamp.model_version}", None) as start:
+            advance = start(self.batches.total_rows)
+            for table in tables:
+                yield from table.combine_chunks().to_batches()
+                advance(table.num_rows)
 
     def _report(self, rows: int) -> RunRecord:
         stamp = self.stamp

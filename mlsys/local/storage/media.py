@@ -139,9 +139,7 @@ async def _insert(request: web.Request) -> web.StreamResponse:
     if kind != "multipart":
         raise ApiError(400, "invalid", f"uploadType must be media, multipart or resumable, got {kind!r}")
     with _well_formed():
-        # gcloud and gsutil put the boundary in single quotes, which Google takes off
-        quoted = re.sub(r"boundary='(.*)'", r'boundary="\1"', request.headers.get("Content-Type", ""))
-        reader = MultipartReader({"Content-Type": quoted}, request.content)
+        reader = await request.multipart()
         first = await reader.next()
         body = json.loads(await first.read()) if isinstance(first, BodyPartReader) else None
         data = await reader.next()

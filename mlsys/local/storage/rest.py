@@ -223,11 +223,7 @@ def _compose(call: _Call) -> Resource:
 _LIST = {"prefix": "prefix", "delimiter": "delimiter", "startOffset": "start", "endOffset": "end", "pageToken": "token"}
 
 
-# gcloud asks for folders too, which only buckets with managed or hierarchical folders have: here there are none
-_FOLDERS = ("includeFoldersAsPrefixes",)
-
-
-@_serve("GET", _BUCKET + "/o", "objects.list", *_LIST, *_FOLDERS, "versions", "matchGlob", "maxResults")
+@_serve("GET", _BUCKET + "/o", "objects.list", *_LIST, "versions", "matchGlob", "maxResults")
 def _list_objects(call: _Call) -> Resource:
     query, glob = call.query, call.query.get("matchGlob")
     if glob and query.get("delimiter"):

@@ -5,5 +5,5 @@ The parts are imported by name, so that each costs only what it needs::
     from mlsys.bq import bq_get, bq_put
     from mlsys.gcs import gcs_get, gcs_put
     from mlsys.models import load_model, save_model
-    from mlsys.predict import PredictionJob, pull_predict_push
+    from mlsys.predict import PredictionJob, open_run, score
 """

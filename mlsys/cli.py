@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mlsys.errors import MlsysError
+from mlsys.errors import AccessError, MlsysError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,12 +20,15 @@ if TYPE_CHECKING:
     from mlsys.predict import RunRecord
 
 app = typer.Typer(
-    help="Take a model from a notebook to scheduled, audited predictions in BigQuery.",
+    help="Take a model from a notebook to scheduled, audited predictions in BigQuery.\n\n"
+    "[bold]Example:[/bold] mlsys demo",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-models = typer.Typer(help="Look at the models in the registry.", no_args_is_help=True)
+models = typer.Typer(
+    help="Look at the models in the registry.\n\n[bold]Example:[/bold] mlsys models list", no_args_is_help=True
+)
 app.add_typer(models, name="models")
 
 
@@ -187,6 +190,7 @@ def show(
 
 def _manifest_table(manifest: Any) -> Any:
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(title=str(manifest.ref), show_header=False, title_justify="left")
     rows = {
@@ -202,7 +206,7 @@ def _manifest_table(manifest: Any) -> Any:
         "environment": ", ".join([f"Python {manifest.python_version}", *map(" ".join, manifest.packages.items())]),
     }
     for name, value in rows.items():
-        table.add_row(name, value)
+        table.add_row(name, Text(value))  # Text: what an author wrote is no markup
     return table
 
 
@@ -214,7 +218,7 @@ def show_rows(frame: "pd.DataFrame", output: Format, max_rows: int) -> None:
     if output is Format.CSV:
         typer.echo(shown.to_csv(index=False), nl=False)
     elif output is Format.JSON:
-        typer.echo(_json(shown.astype(object).where(shown.notna(), None).to_dict("records")))
+        typer.echo(_json([{k: _plain(v) for k, v in row.items()} for row in shown.to_dict("records")]))
     else:
         _print(rows_table(shown))
 
@@ -242,6 +246,21 @@ def _cell(value: Any) -> str:
             "+00:00", " UTC"
         )
     return str(value)
+
+
+def _plain(value: Any) -> Any:
+    """Return a cell as JSON can say it: lists as lists, NULL and NaN as null, infinities as text."""
+    import pandas as pd
+
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if pd.isna(value):
+        return None
+    return str(value) if isinstance(value, float) and abs(value) == float("inf") else value
 
 
 def _print(renderable: Any) -> None:
@@ -280,7 +299,8 @@ def _run(command: typer.Typer, arguments: list[str] | None) -> None:
     except Exception as exc:
         if not type(exc).__module__.startswith(("google.", "requests.")):
             raise
-        sys.exit(_fail(exc, 1))  # what Google's client says is enough: its traceback helps nobody here
+        # What Google's client says is enough: its traceback helps nobody here. No credentials are no access.
+        sys.exit(_fail(exc, AccessError.exit_code if type(exc).__module__ == "google.auth.exceptions" else 1))
 
 
 def _fail(exc: Exception, code: int) -> int:

@@ -5,9 +5,11 @@ twin of this project's data folder, which starts by itself (see `mlsys.local`); 
 caller's own credentials. Imports of Google's packages are lazy: each costs up to a second.
 """
 
+import os
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from mlsys.errors import SettingsError
 from mlsys.settings import Environment, Settings, get_settings
 
 if TYPE_CHECKING:
@@ -37,10 +39,18 @@ def storage_client(settings: Settings | None = None) -> "StorageClient":
 
 def _twin(settings: Settings) -> "Addresses | None":
     if settings.env is not Environment.LOCAL:
+        _refuse_emulators(settings)
         return None
     from mlsys.local import attach
 
     return attach(settings.data_dir, project=settings.gcp_project_id, bucket=settings.model_bucket())
+
+
+def _refuse_emulators(settings: Settings) -> None:
+    # Google's clients would follow them, all but the Read API: half of the work would go to the twin.
+    for name in ("BIGQUERY_EMULATOR_HOST", "STORAGE_EMULATOR_HOST"):
+        if os.environ.get(name):
+            raise SettingsError(f"{name} is set to {os.environ[name]!r} while MLSYS_ENV is {settings.env}: unset one")
 
 
 @lru_cache

@@ -63,7 +63,7 @@ class VerificationError(MlsysError, ValueError):
 
 
 class AlreadyExistsError(MlsysError, FileExistsError):
-    """An object that must be new is there already, with other content."""
+    """An object or table that must be new is there already."""
 
     exit_code = 8
 

@@ -57,7 +57,7 @@ class Settings(BaseSettings):
     @property
     def data_dir(self) -> Path:
         """The folder of the offline twin, as an absolute path; a relative one is taken from the project's folder."""
-        return (project_dir() / self.mlsys_data_dir).absolute()
+        return (project_dir() / self.mlsys_data_dir.expanduser()).absolute()
 
     def model_bucket(self, env: Environment | None = None) -> str:
         """Return the name of the bucket that holds the models of ``env`` (default: this process's)."""
@@ -102,7 +102,7 @@ def _describe(error: dict, env_file: Path) -> str:
     name = str(error["loc"][0]).upper()
     context = error.get("ctx", {})
     allowed = context.get("expected") or f"something that matches {context['pattern']}" if context else error["msg"]
-    where = "" if name in os.environ else f" (in {env_file})"
+    where = "" if name in map(str.upper, os.environ) else f" (in {env_file})"
     return f"{name} must be {allowed}, got {error['input']!r}{where}"
 
 
@@ -112,11 +112,10 @@ def _check_env_file(path: Path) -> None:
 
     try:
         with path.open(encoding="utf-8") as stream:
-            broken = [b.original for b in parse_stream(stream) if b.error]
+            broken = [b.original.line for b in parse_stream(stream) if b.error or (b.key and b.value is None)]
     except FileNotFoundError:
         return
     except (OSError, UnicodeDecodeError) as exc:
         raise SettingsError(f"{path} cannot be read ({exc}): it must be a text file of NAME=value lines") from exc
-    if broken:
-        line = broken[0].line
-        raise SettingsError(f"{path}, line {line}: expected NAME=value, got {broken[0].string.strip()!r}") from None
+    if broken:  # the line itself is not shown: it may hold a secret
+        raise SettingsError(f"{path}, line {broken[0]}: expected NAME=value, got something else")

@@ -123,8 +123,7 @@ def test_help_shows_an_example(command, mlsys):
     """Every command says how it is used."""
     done = mlsys(*command, "--help", COLUMNS="200")
     assert done.returncode == 0
-    if command not in ([], ["models"]):
-        assert f"mlsys {' '.join(command)}" in done.stdout.split("Example:")[1]
+    assert f"mlsys {' '.join(command)}".strip() in done.stdout.split("Example:")[1]
 
 
 TABLE = "shoufianesys.titanic.passengers"
@@ -152,6 +151,10 @@ PREDICT = {
         (["query", "titanic"], {}, 2, "titanic"),
         (["models", "show", "titanic-survival", "v99"], {}, 3, "it has v1, v2"),
         (["models", "show", "Titanic"], {}, 2, "model_name must be"),
+        (["demo"], {"MLSYS_ENV": "prod"}, 2, "run it with MLSYS_ENV local or dev, got prod"),
+        (["query", "SELECT 1"], {"MLSYS_ENV": "dev", "BIGQUERY_EMULATOR_HOST": "http://127.0.0.1:9"}, 2,
+         "BIGQUERY_EMULATOR_HOST is set"),
+        (["models", "list"], {"GCP_PROJECT_ID": "another-project"}, 9, "belongs to project shoufianesys"),
         (["models", "list"], {"MLSYS_ENV": "prd"}, 2, "MLSYS_ENV must be .* got 'prd'"),
     ],
 )  # fmt: skip
@@ -202,3 +205,11 @@ def test_taken_port_is_one_line(tmp_path, mlsys):
         done = mlsys("up", "--port", str(port), MLSYS_DATA_DIR=str(tmp_path))
     assert (done.returncode, len(done.stderr.splitlines())) == (9, 1)
     assert f"port {port} is taken" in done.stderr
+
+
+def test_json_says_what_json_can_say(mlsys):
+    """Lists as lists, NULL and NaN as null, infinities as text."""
+    infinite, nan = "CAST('inf' AS FLOAT64)", "CAST('nan' AS FLOAT64)"
+    sql = f"SELECT [1, 2] AS a, {infinite} AS i, {nan} AS n, NULL AS z, DATE '2026-01-31' AS d"
+    (row,) = json.loads(mlsys("query", sql, "--format", "json").stdout)
+    assert row == {"a": [1, 2], "i": "inf", "n": None, "z": None, "d": "2026-01-31"}

@@ -1,5 +1,6 @@
 """A prediction run publishes all of its rows or none, and doing it again changes nothing else."""
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -9,10 +10,10 @@ import pytest
 from sklearn.linear_model import LinearRegression, LogisticRegression
 
 from mlsys.bq import bq_get, bq_put
-from mlsys.errors import InvalidNameError, NotFoundError, QueryError, SchemaError, TableIdError
+from mlsys.errors import AccessError, InvalidNameError, NotFoundError, QueryError, SchemaError, TableIdError
 from mlsys.local.faults import Fault
 from mlsys.models import load_model, save_model
-from mlsys.predict import PredictionJob, score
+from mlsys.predict import PredictionJob, add_metadata, open_run, score
 from mlsys.predict.job import parse_as_of
 from scripts.predict import pull_predict_push
 
@@ -37,6 +38,10 @@ def model(model_name):
 def job(model, source, dataset):
     """A run that can be made."""
     return PredictionJob(model.ref.name, source, f"{dataset}.predictions", ("id",), as_of=DAY)
+
+
+def dataset_of(job):
+    return f"{job.output_table.project}.{job.output_table.dataset}"
 
 
 def rows(job, order="id"):
@@ -189,6 +194,8 @@ def test_refusals_leave_nothing_behind(job, source, bigquery_client, change, err
         ({"output_table": "titanic"}, TableIdError, "table_id must be 'project.dataset.table', got 'titanic'"),
         ({"source": "titanic"}, TableIdError, "got 'titanic'"),
         ({"id_columns": ()}, InvalidNameError, "id_columns is empty"),
+        ({"id_columns": ("id", "ID")}, InvalidNameError, "id_columns names a column twice, got id, ID"),
+        ({"output_table": "p-1234.d.o$20260131"}, InvalidNameError, "must be a whole table"),
         ({"as_of": datetime(2026, 1, 1)}, InvalidNameError, "as_of needs a time zone"),
         ({"as_of": datetime.now(UTC) + timedelta(days=1)}, InvalidNameError, "as_of lies in the future"),
     ],
@@ -214,17 +221,36 @@ def test_id_column_with_a_name_of_ours_is_refused(model, dataset):
         pull_predict_push(PredictionJob(model.ref.name, source, f"{dataset}.o", ("run_id",), as_of=DAY))
 
 
-def test_failed_load_publishes_nothing(job, twin):
-    """The rows of the run before stay until the new ones are complete."""
+@pytest.mark.parametrize("step", [0, 1], ids=["load", "merge"])
+def test_failure_while_publishing_publishes_nothing(job, model, twin, bigquery_client, step):
+    """The rows of the run before stay until the new ones are complete, and the staging table is gone."""
     pull_predict_push(job)
     before = rows(job)
-    twin.faults.add(
-        Fault("bigquery.jobs.run", "error", status=403, times=None), Fault("bigquery.jobs.*", "error", 403, times=None)
-    )
-    with pytest.raises(Exception, match=r"injected fault|no access"):
-        pull_predict_push(job)
-    twin.faults.clear()
+    run = open_run(job, model)
+    tables = [add_metadata(score(model, batch, job.id_columns), run.stamp) for batch in run.batches]
+    twin.faults.add(Fault("bigquery.jobs.insert", "error", status=403, skip=step, message="no such right"))
+    with pytest.raises(AccessError, match="no such right"):
+        run.publish(tables)
+    assert twin.faults.hits() == {"bigquery.jobs.insert": 1}
     pd.testing.assert_frame_equal(rows(job), before)
+    assert {t.table_id for t in bigquery_client.list_tables(dataset_of(job))} == {"source", "predictions"}
+
+
+def test_staging_that_cannot_be_removed_is_left_to_expire(job, twin, bigquery_client, caplog):
+    """The rows are published: a failed clean-up is no failed run."""
+    twin.faults.add(Fault("bigquery.tables.delete", "error", status=403, times=None))
+    assert pull_predict_push(job).rows == len(rows(job)) == 8
+    assert "left to expire" in caplog.text
+    (staging,) = [t for t in bigquery_client.list_tables(dataset_of(job)) if "staging" in t.table_id]
+    assert staging.expires is not None
+
+
+def test_executions_of_one_run_do_not_disturb_each_other(job):
+    """Cloud Run may start a second one: each ends well, and the slice is there once."""
+    with ThreadPoolExecutor(3) as pool:
+        records = list(pool.map(lambda _: pull_predict_push(job), range(3)))
+    assert {record.rows for record in records} == {8}
+    assert rows(job)["id"].tolist() == list(range(8))
 
 
 def test_score_is_pure(model):

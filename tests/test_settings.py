@@ -79,8 +79,9 @@ def test_wrong_value_is_named(folder, monkeypatch, variable, value, words):
     [
         (
             b"GCP_REGION=us-central1\nthis is no setting\n",
-            r"\.env, line 2: expected NAME=value, got 'this is no setting'",
+            r"\.env, line 2: expected NAME=value",
         ),
+        (b"MLSYS_ENV\n", r"\.env, line 1: expected NAME=value"),
         (b"\xff\xfe\x00", r"\.env cannot be read"),
         (b"MLSYS_ENV=prd\n", r"MLSYS_ENV must be .* got 'prd' \(in .*\.env\)"),
     ],

@@ -8,9 +8,10 @@ from rich.console import Console
 
 from mlsys.cli import describe_run, rows_table
 from mlsys.demo import titanic
+from mlsys.errors import SettingsError
 from mlsys.names import registry_table
 from mlsys.registry import list_versions
-from mlsys.settings import get_settings
+from mlsys.settings import Environment, get_settings
 from scripts.predict import pull_predict_push
 
 _console = Console()
@@ -18,8 +19,16 @@ _REGISTRY_COLUMNS = ["model_version", "upload_timestamp", "file_size", "uploader
 
 
 def show() -> None:
-    """Run the example in this process's environment and print what happens."""
+    """Run the example in this process's environment and print what happens.
+
+    Raises
+    ------
+    SettingsError
+        The environment is one that others depend on: the example would become its latest model.
+    """
     settings = get_settings()
+    if settings.env in (Environment.STAGING, Environment.PROD):
+        raise SettingsError(f"the demo saves a model: run it with MLSYS_ENV local or dev, got {settings.env}")
     _console.print(
         f"[bold]mlsys demo[/bold] in environment [bold]{settings.env}[/bold]: from a table to audited predictions"
     )

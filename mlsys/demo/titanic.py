@@ -45,18 +45,21 @@ def predictions_table(settings: Settings | None = None) -> TableId:
 
 
 def load_passengers(settings: Settings | None = None) -> int:
-    """Create the source table as a data engineering team would; return its number of rows."""
+    """Create the source table as a data engineering team would, unless it is there; return its number of rows."""
     import pandas as pd
     from google.cloud import bigquery
 
     settings = settings or get_settings()
     table, client = passengers_table(settings), clients.bigquery_client(settings)
-    client.create_dataset(bigquery.Dataset(f"{table.project}.{table.dataset}"), exists_ok=True)
-    frame = pd.read_csv(Path(__file__).with_name("titanic.csv"))
+    dataset = bigquery.Dataset(f"{table.project}.{table.dataset}")
+    dataset.location = settings.gcp_region
+    client.create_dataset(dataset, exists_ok=True)
+    if table.table in {found.table_id for found in client.list_tables(dataset)}:  # somebody's table is not overwritten
+        return client.get_table(str(table)).num_rows
     return bq_put(
-        frame,
-        str(table),
-        "WRITE_TRUNCATE",
+        pd.read_csv(Path(__file__).with_name("titanic.csv")),
+        table,
+        "WRITE_EMPTY",
         descriptions=COLUMNS,
         description="Passengers of the Titanic, one row each",
         client=client,

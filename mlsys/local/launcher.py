@@ -78,6 +78,7 @@ class Lease:
 
 
 _leases: dict[Path, Lease] = {}
+_provisioned: set[tuple[Lease, str, str]] = set()
 _lock = threading.Lock()
 
 
@@ -89,19 +90,23 @@ def attach(folder: Path, *, project: str, bucket: str) -> Addresses:
     folder
         The data folder; it is made when it is not there.
     project, bucket
-        What must exist in it: the project's registry dataset and the model bucket, as Terraform makes in the cloud.
+        What must exist in it: the project's registry dataset and the model bucket, as Terraform makes in the cloud. A
+        folder belongs to the first pair that it is used with: the registry function works for that one.
 
     Raises
     ------
     TwinError
-        The folder cannot be written, or the twin did not start; the message quotes the last line of its log.
+        The folder cannot be written or belongs to another project, or the twin did not start; the message quotes the
+        last line of its log.
     """
     folder = folder.absolute()
     with _lock:
         lease = _leases.get(folder)
         if lease is None or not lease.alive():
             lease = _leases[folder] = _join_or_start(folder)
+        if (lease, project, bucket) not in _provisioned:
             _provision(lease.addresses, project, bucket)
+            _provisioned.add((lease, project, bucket))
         return lease.addresses
 
 
@@ -117,12 +122,14 @@ def join(folder: Path) -> Lease | None:
 def _join_or_start(folder: Path) -> Lease:
     if lease := join(folder):
         return lease
-    from filelock import FileLock
+    from filelock import FileLock, Timeout
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / "start.lock", timeout=_START_TIMEOUT_S):  # of several who find none, one starts it
             return join(folder) or _start(folder)
+    except Timeout as exc:
+        raise TwinError(f"another process has been starting the twin of {folder} for {_START_TIMEOUT_S:.0f} s") from exc
     except OSError as exc:
         raise TwinError(
             f"cannot use {folder} as the data folder ({exc}): set MLSYS_DATA_DIR to one that can be written"
@@ -160,7 +167,10 @@ def _provision(addresses: Addresses, project: str, bucket: str) -> None:
     try:
         connection.request("POST", "/_mlsys/provision", json.dumps({"project": project, "bucket": bucket}))
         reply = connection.getresponse()
+        body = reply.read()
         if reply.status != 200:
-            raise TwinError(f"the offline twin could not make its registry: {reply.read().decode(errors='replace')}")
+            raise TwinError(json.loads(body)["error"]["message"])
+    except (OSError, http.client.HTTPException, ValueError, KeyError) as exc:
+        raise TwinError(f"the offline twin at {addresses.http} did not answer ({exc}): try again") from exc
     finally:
         connection.close()

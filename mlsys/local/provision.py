@@ -15,6 +15,20 @@ from mlsys.names import REGISTRY_DATASET
 _SCHEMAS = Path(__file__).parents[1] / "registry" / "schemas"
 
 
+def claim(folder: Path, project: str, bucket: str) -> None:
+    """Note whose folder this is; refuse it to another project or bucket, whose uploads would never be registered."""
+    file, wanted = folder / "project.json", {"project": project, "bucket": bucket}
+    if not file.exists():
+        file.write_text(json.dumps(wanted))
+    elif (owner := json.loads(file.read_text())) != wanted:
+        raise ApiError(
+            409,
+            "conflict",
+            f"{folder} belongs to project {owner['project']} and bucket {owner['bucket']}, got {project} "
+            f"and {bucket}: set MLSYS_DATA_DIR to another folder",
+        )
+
+
 def provision(engine: Engine, objects: ObjectStore, project: str, bucket: str) -> None:
     """Make what is missing; leave alone what is there."""
     try:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+import duckdb
 from aiohttp import web
 from filelock import FileLock
 
@@ -55,7 +56,7 @@ class Twin:
         self.faults = Faults()
         self._leases = 0
         self._idle_since = time.monotonic()
-        self._provisioned: set[tuple[str, str]] = set()
+        self._stopping = False
         last = _last_addresses(folder)
         self._socket = _listen(port, last and int(last.http.rpartition(":")[2]))
         self.engine = Engine(folder / "bigquery", self.faults)
@@ -64,8 +65,9 @@ class Twin:
         self._grpc, grpc_port = readapi.serve(self.engine, HOST, grpc_hint)
         url = f"http://{HOST}:{self._socket.getsockname()[1]}"
         self.addresses = Addresses(url, f"{HOST}:{grpc_port}", os.getpid())
-        env = {"MLSYS_ENV": "local", "MLSYS_DATA_DIR": str(folder)}
-        self.events = Events(self.objects, FunctionHost(FUNCTION, env, folder / "function.log"), self.faults)
+        self._function_env = {"MLSYS_ENV": "local", "MLSYS_DATA_DIR": str(folder)}
+        host = FunctionHost(FUNCTION, self._function_env, folder / "function.log")
+        self.events = Events(self.objects, host, self.faults)
 
     def app(self) -> web.Application:
         """Return the HTTP application."""
@@ -88,10 +90,10 @@ class Twin:
         return app
 
     def provision(self, project: str, bucket: str) -> None:
-        """Make what Terraform makes in the cloud, unless it is there."""
-        if (project, bucket) not in self._provisioned:
-            provision.provision(self.engine, self.objects, project, bucket)
-            self._provisioned.add((project, bucket))
+        """Make what Terraform makes in the cloud, and let the registry function work for this project and bucket."""
+        provision.claim(self._folder, project, bucket)
+        self._function_env |= {"GCP_PROJECT_ID": project, "GCS_BUCKET_MODELS_LOCAL": bucket}
+        provision.provision(self.engine, self.objects, project, bucket)
 
     async def serve(self, *, forever: bool, ready: Callable[[Addresses], None]) -> None:
         """Serve until SIGTERM or SIGINT, or until idle unless ``forever``."""
@@ -108,6 +110,7 @@ class Twin:
         while not stop.is_set() and (forever or not self._idle()):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), 1.0)
+        self._stopping = True
         await runner.cleanup()
         await asyncio.to_thread(self.close)
 
@@ -125,6 +128,8 @@ class Twin:
         return time.monotonic() - self._idle_since > (_EVENTS_S if self.events.pending() else LINGER_S)
 
     async def _lease(self, request: web.Request) -> web.StreamResponse:
+        if self._stopping:  # whoever asks now starts the next one
+            raise web.HTTPServiceUnavailable
         response = web.StreamResponse()
         await response.prepare(request)
         await response.write(json.dumps({"folder": str(self._folder), **asdict(self.addresses)}).encode() + b"\n")
@@ -189,7 +194,7 @@ def run(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         twin = Twin(folder, port, grpc_port)
-    except OSError as exc:
+    except (OSError, duckdb.Error) as exc:
         raise TwinError(f"cannot serve {folder}: {exc}") from exc
 
     if seed:

@@ -48,6 +48,10 @@ class PredictionJob:
         object.__setattr__(self, "output_table", TableId.parse(self.output_table))
         if not self.id_columns:
             raise InvalidNameError("id_columns is empty: name the columns that identify a row, such as passenger_id")
+        if len({name.lower() for name in self.id_columns}) < len(self.id_columns):
+            raise InvalidNameError(f"id_columns names a column twice, got {', '.join(self.id_columns)}")
+        if "$" in self.output_table.table:
+            raise InvalidNameError(f"output_table must be a whole table, got the partition {self.output_table}")
         if self.as_of.tzinfo is None:
             raise InvalidNameError(f"as_of needs a time zone, got {self.as_of.isoformat()}: add +00:00 for UTC")
         if self.as_of > datetime.now(UTC):

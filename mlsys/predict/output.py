@@ -1,5 +1,6 @@
 """The table of predictions: how it is made, checked, and how one run's slice of it is replaced."""
 
+import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -18,6 +19,8 @@ from mlsys.predict.scoring import Stamp
 if TYPE_CHECKING:
     from google.cloud.bigquery import Client as BigQueryClient
     from google.cloud.bigquery import SchemaField
+
+logger = logging.getLogger(__name__)
 
 _DESCRIPTIONS = {
     PREDICTION: "What the model predicts for this row: a class, or a number for a regression",
@@ -59,18 +62,24 @@ def create(client: "BigQueryClient", target: TableId, schema: pa.Schema, labels:
         client.create_table(table, exists_ok=True)
 
 
-def create_staging(
-    client: "BigQueryClient", target: TableId, schema: pa.Schema, run_id: str, lifetime: timedelta
-) -> TableId:
-    """Create the table that a run's rows wait in, beside the output; it expires after ``lifetime``."""
+def create_staging(client: "BigQueryClient", staging: TableId, schema: pa.Schema, lifetime: timedelta) -> None:
+    """Create the table that a run's rows wait in; it expires after ``lifetime``."""
     from google.cloud import bigquery
 
-    staging = target.sibling(f"{target.table}__staging_{run_id}")
     table = bigquery.Table(str(staging), schema=fields(schema))
     table.expires = datetime.now(UTC) + lifetime
     with explained(client, writes=staging):
         client.create_table(table, exists_ok=True)
-    return staging
+
+
+def drop_staging(client: "BigQueryClient", staging: TableId) -> None:
+    """Remove the staging table. A failure does not change what the run has done: the table expires by itself."""
+    from google.api_core.exceptions import GoogleAPICallError, RetryError
+
+    try:
+        client.delete_table(str(staging), not_found_ok=True)
+    except (GoogleAPICallError, RetryError) as exc:
+        logger.warning("staging table %s is left to expire: %s", staging, exc)
 
 
 def check(client: "BigQueryClient", target: TableId, schema: pa.Schema) -> None:
@@ -78,10 +87,10 @@ def check(client: "BigQueryClient", target: TableId, schema: pa.Schema) -> None:
     from google.api_core.exceptions import NotFound
 
     try:
-        there = {field.name: field for field in client.get_table(str(target)).schema}
+        there = {field.name.lower(): field for field in client.get_table(str(target)).schema}
     except NotFound:
         return
-    wanted = {field.name: field for field in fields(schema)}
+    wanted = {field.name.lower(): field for field in fields(schema)}
     faults = [f"it has no column {name}" for name in wanted if name not in there]
     faults += [
         f"{name} is {describe(there[name])}, the predictions have {describe(field)}"

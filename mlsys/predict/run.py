@@ -2,6 +2,7 @@
 
 import logging
 import time
+import uuid
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from mlsys import clients
-from mlsys.bq import bq_get_batches, bq_put_batches
+from mlsys.bq import arrow_schema, bq_dry_run, bq_get_batches, bq_put_batches
 from mlsys.models import Model
 from mlsys.models.signature import check_columns
 from mlsys.names import labels
@@ -37,7 +38,6 @@ class Run:
         self.job, self.batches, self.stamp = job, batches, stamp
         self._schema, self._settings = schema, settings
         self._started = time.monotonic()
-        self.record: RunRecord | None = None
 
     @property
     def labels(self) -> dict[str, str]:
@@ -48,9 +48,9 @@ class Run:
         """Write the scored tables to a staging table, then replace this run's rows in the output in one statement."""
         client, target = clients.bigquery_client(self._settings), self.job.output_table
         output.create(client, target, self._schema, self.labels)
-        staging = output.create_staging(
-            client, target, self._schema, self.stamp.run_id, timedelta(hours=_STAGING_HOURS)
-        )
+        # A table of this attempt's own: a second execution of the run, which Cloud Run may start, must not share it.
+        staging = target.sibling(f"{target.table}__staging_{self.stamp.run_id}_{uuid.uuid4().hex[:8]}")
+        output.create_staging(client, staging, self._schema, timedelta(hours=_STAGING_HOURS))
         try:
             rows = bq_put_batches(
                 self._watched(tables),
@@ -62,9 +62,8 @@ class Run:
             )
             output.replace_slice(client, target, staging, self._schema.names, self.stamp, self.labels)
         finally:
-            client.delete_table(str(staging), not_found_ok=True)
-        self.record = self._report(rows)
-        return self.record
+            output.drop_staging(client, staging)
+        return self._report(rows)
 
     def _watched(self, tables: Iterable[pa.Table]) -> Iterator[pa.RecordBatch]:
         with rows_bar(f"rows scored by {self.stamp.model_name} {self.stamp.model_version}", None) as start:
@@ -106,18 +105,24 @@ def open_run(job: PredictionJob, model: Model, *, settings: Settings | None = No
     stamp = Stamp(
         model.ref.name, model.ref.version, datetime.now(UTC), job.run_id(settings.env), job.as_of.astimezone(UTC)
     )
+    client, inputs = clients.bigquery_client(settings), model.manifest.signature.inputs
+    query = {
+        "parameters": {"as_of": stamp.as_of} if "@as_of" in job.source else None,
+        "labels": _labels(job, stamp, settings),
+        "client": client,
+    }
+    source = arrow_schema(bq_dry_run(job.source, **query).schema)  # costs nothing: every check comes before it is run
+    check_columns(source, inputs)
+    schema = output_schema(model, source, job.id_columns)
+    output.check(client, job.output_table, schema)
     batches = bq_get_batches(
         job.source,
-        parameters={"as_of": stamp.as_of} if "@as_of" in job.source else None,
+        columns=list(dict.fromkeys([*job.id_columns, *(field.name for field in inputs)])),
         batch_rows=_BATCH_ROWS,
         max_bytes_billed=job.max_bytes_billed,
-        labels=_labels(job, stamp, settings),
-        client=clients.bigquery_client(settings),
         read_client=clients.read_client(settings),
+        **query,
     )
-    check_columns(batches.schema, model.manifest.signature.inputs)
-    schema = output_schema(model, batches.schema, job.id_columns)
-    output.check(clients.bigquery_client(settings), job.output_table, schema)
     logger.info("run %s: %s over %d rows of %s", stamp.run_id, model.ref, batches.total_rows, job.source[:200])
     return Run(job, batches, schema, stamp, settings)
 

@@ -68,6 +68,7 @@ def output_schema(model: Model, source: pa.Schema, id_columns: Sequence[str]) ->
         raise SchemaError(f"no id column {', '.join(absent)} in the source; it has {', '.join(source.names)}")
     outputs = model.predict(source.empty_table()).schema
     added = [*outputs, *METADATA]
-    if taken := {field.name for field in added} & set(id_columns):
-        raise SchemaError(f"a prediction adds {', '.join(sorted(taken))} itself: rename that id column in the query")
+    ours = {field.name for field in added}
+    if taken := [name for name in id_columns if name.lower() in ours]:  # BigQuery's column names ignore case
+        raise SchemaError(f"a prediction adds {', '.join(taken)} itself: rename that id column in the query")
     return pa.schema([*(source.field(name) for name in id_columns), *added])

@@ -379,7 +379,11 @@ def _cells(call: Call, snapshot: Snapshot, start: int, stop: int) -> dict:
 
 @_operation("POST", _PROJECT + "/jobs", "jobs.insert")
 def _insert_job(call: Call) -> dict:
-    return call.engine.jobs.submit(call.project, call.body).after(_INSERT_WAIT_S)
+    record = call.engine.jobs.submit(call.project, call.body).after(_INSERT_WAIT_S)
+    # A dry run makes no job that could hold the error, so the call itself fails.
+    if record["configuration"].get("dryRun") and (error := error_of(record)):
+        raise error
+    return record
 
 
 @_operation("GET", _PROJECT + "/jobs", "jobs.list")

@@ -48,6 +48,16 @@ def _options(
     logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
 
 
+def _model_names(incomplete: str) -> list[str]:
+    """Complete a model's name from the registry; without one there is nothing to offer, and no error in a prompt."""
+    from mlsys.registry import list_versions
+
+    try:
+        return [name for name in list_versions()["model_name"].unique() if name.startswith(incomplete)]
+    except Exception:  # noqa: BLE001
+        return []
+
+
 @app.command()
 def demo() -> None:
     """Run the whole loop on the Titanic's passengers.
@@ -81,7 +91,9 @@ def up(
 
 @app.command()
 def predict(
-    model_name: Annotated[str, typer.Option("--model", envvar="MODEL_NAME", help="Name of the model.")],
+    model_name: Annotated[
+        str, typer.Option("--model", envvar="MODEL_NAME", help="Name of the model.", autocompletion=_model_names)
+    ],
     source: Annotated[str, typer.Option(envvar="SOURCE", help="Full table path, or a query; it may use @as_of.")],
     output_table: Annotated[
         str, typer.Option("--output", envvar="OUTPUT_TABLE", help="Full path of the output table.")
@@ -153,7 +165,7 @@ def query(
 
 @models.command("list")
 def list_models(
-    model_name: Annotated[str | None, typer.Argument(help="Only this model.")] = None,
+    model_name: Annotated[str | None, typer.Argument(help="Only this model.", autocompletion=_model_names)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the versions that the registry has in this environment.
@@ -171,7 +183,7 @@ def list_models(
 
 @models.command()
 def show(
-    model_name: Annotated[str, typer.Argument(help="Name of the model.")],
+    model_name: Annotated[str, typer.Argument(help="Name of the model.", autocompletion=_model_names)],
     model_version: Annotated[str, typer.Argument(help="v1, v2, … or latest.")] = "latest",
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
 ) -> None:

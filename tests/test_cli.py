@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 def mlsys_process(*arguments, cwd=None, **environment):
     """Run the command in a process of its own, on the session's twin."""
     return subprocess.run(
-        [sys.executable, "-c", "from mlsys.cli import main; main()", *arguments],
+        [Path(sys.executable).with_name("mlsys"), *arguments],
         env=os.environ | environment,
         cwd=cwd,
         capture_output=True,
@@ -213,3 +213,11 @@ def test_json_says_what_json_can_say(mlsys):
     sql = f"SELECT [1, 2] AS a, {infinite} AS i, {nan} AS n, NULL AS z, DATE '2026-01-31' AS d"
     (row,) = json.loads(mlsys("query", sql, "--format", "json").stdout)
     assert row == {"a": [1, 2], "i": "inf", "n": None, "z": None, "d": "2026-01-31"}
+
+
+def test_model_names_complete(demo, mlsys):
+    """As a shell asks for them; where the registry cannot be read there is nothing to offer, and no error."""
+    ask = {"_MLSYS_COMPLETE": "complete_bash", "_TYPER_COMPLETE_ARGS": "mlsys models show tit", "COMP_CWORD": "3",
+           "COMP_WORDS": "mlsys models show tit"}  # fmt: skip
+    assert mlsys_process(**ask).stdout.split() == ["titanic-survival"]
+    assert mlsys_process(**ask, MLSYS_ENV="nonsense").stdout.split() == []

@@ -2,15 +2,22 @@
 
 import getpass
 import io
+import json
 import os
 import pickle
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
+from google.auth import compute_engine
+from google.auth.compute_engine import _metadata
+from google.cloud import storage
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -99,6 +106,59 @@ def test_an_object_says_who_stored_it_and_what(bucket):
     assert stored.metadata["model"] == "m"
     assert stored.metadata["uploader"].startswith(f"{getpass.getuser()}@")
     assert stored.sha256 == "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
+
+
+@pytest.fixture
+def metadata_server(monkeypatch) -> Iterator[list[str]]:
+    """A Google machine's metadata server, which tells whose the machine is; the list fills with what it was asked."""
+    asked = []
+    answers = {
+        "/token": {"access_token": "t", "expires_in": 3600, "token_type": "Bearer"},
+        "/service-accounts/": {"email": "job@p.iam.gserviceaccount.com", "scopes": []},
+    }
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            body = json.dumps(next((answer for part, answer in answers.items() if part in self.path), {})).encode()
+            self.send_response(200 if body != b"{}" else 404)
+            self.send_header("Metadata-Flavor", "Google")
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever).start()
+        monkeypatch.setattr(_metadata, "_GCE_METADATA_HOST", f"127.0.0.1:{server.server_port}")
+        yield asked
+        server.shutdown()
+
+
+def test_the_first_upload_of_a_machine_says_whose_it_is(twin, bucket, storage_client, metadata_server):
+    """Cloud Run's credentials call themselves 'default' until they are refreshed."""
+    machine = storage.Client(
+        storage_client.project, compute_engine.Credentials(), client_options={"api_endpoint": twin.http}
+    )
+    assert gcs_put(b"", bucket, "x", client=machine).metadata["uploader"] == "job@p.iam.gserviceaccount.com"
+    asked = len(metadata_server)
+    gcs_put(b"", bucket, "y", client=machine)
+    assert len(metadata_server) == asked
+
+
+def test_a_downloaded_file_is_for_whom_the_umask_says(bucket, tmp_path):
+    """Not private like a temporary file, nor open where the caller's files are not."""
+    gcs_put(b"", bucket, "x")
+    for umask, mode in ((0o022, 0o644), (0o027, 0o640), (0o077, 0o600)):
+        before = os.umask(umask)
+        try:
+            path = gcs_get_file(bucket, "x", tmp_path / "x")
+        finally:
+            os.umask(before)
+        assert path.stat().st_mode & 0o777 == mode
 
 
 def test_an_older_generation_can_be_read(versions):

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _OVER_THE_CAP = re.compile(r"limit for bytes billed: (\d+)\. (\d+) or higher")
 _MISSING = re.compile(r"Not found: (Table|Dataset|Project|Routine) ([\w.:$ -]+?)(?: was not found|\s*$|[;\n])", re.I)
+# What BigQuery says, under reasons that it gives for many other things, when statements change one table at once.
+_CONTENTION = re.compile(r"could not serialize access|too many DML statements outstanding", re.I)
 _ACCESS_REASONS = {"accessDenied", "forbidden", ""}
 
 
@@ -40,10 +42,9 @@ def _explain(
     text, table = first_line(exc), writes or (reads if isinstance(reads, TableId) else None)
     if cap := _OVER_THE_CAP.search(text):
         allowed, needed = (int(number) for number in cap.groups())
-        return QueryError(
-            f"the query would be billed {needed:,} bytes > {allowed:,} allowed: read fewer columns or partitions, "
-            "or raise max_bytes_billed"
-        )
+        return over_the_cap(needed, allowed)
+    if is_contention(text):
+        return QueryError(f"{table or 'the table'} is changed by too many statements at once: try again later ({text})")
     if isinstance(exc, exceptions.NotFound):
         return _not_found(text, client, str(table or ""))
     if isinstance(exc, exceptions.Forbidden) and reason(exc) in _ACCESS_REASONS:
@@ -53,6 +54,19 @@ def _explain(
     if isinstance(exc, exceptions.BadRequest) and writes:
         return SchemaError(f"table {writes} does not take these rows: {text}")
     return QueryError(f"BigQuery refused the query: {text}") if isinstance(exc, exceptions.BadRequest) else None
+
+
+def over_the_cap(needed: int, allowed: int) -> QueryError:
+    """Return the error for a query, or a table, that is larger than ``max_bytes_billed``."""
+    return QueryError(
+        f"the query would be billed {needed:,} bytes > {allowed:,} allowed: read fewer columns or partitions, "
+        "or raise max_bytes_billed"
+    )
+
+
+def is_contention(text: str) -> bool:
+    """Say whether a statement failed only because others were changing its table: it did nothing itself."""
+    return _CONTENTION.search(text) is not None
 
 
 def _no_access(text: str, client: "bigquery.Client", table: TableId | None, *, writes: bool) -> AccessError:

@@ -215,6 +215,7 @@ def _check(array: pa.Array, field: SchemaField, path: str) -> None:
                 f"column {path!r} is an ARRAY with a NULL in it, which BigQuery does not store: remove it"
             )
     if pa.types.is_struct(array.type) and field.fields:
+        array = array.drop_null()  # a STRUCT that is NULL has no fields, not even REQUIRED ones
         for i, sub in enumerate(field.fields):
             _check(pc.struct_field(array, i), sub, f"{path}.{sub.name}")
     if pa.types.is_timestamp(array.type):

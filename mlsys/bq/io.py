@@ -20,7 +20,8 @@ import pyarrow as pa
 from google.cloud import bigquery
 from google.cloud.bigquery import SchemaField
 
-from mlsys.bq.errors import explained
+from mlsys.bq.calls import CALL_TIMEOUT, call_retry, get_table
+from mlsys.bq.errors import explained, over_the_cap
 from mlsys.bq.frames import SLICE_ROWS, fit, frame_batches, natural_schema, with_named_index
 from mlsys.bq.jobs import run_load, run_query
 from mlsys.bq.loading import (
@@ -94,7 +95,8 @@ def bq_get(
     max_rows
         Stop after this many rows.
     max_bytes_billed
-        Refuse a query that would be billed more bytes than this.
+        Refuse a query that would be billed more bytes than this. Of a table that is read directly, its whole size
+        counts, whatever ``columns`` and ``max_rows`` leave out.
     labels
         Labels of the query job, beside those that mlsys sets.
     progress
@@ -175,7 +177,8 @@ def bq_dry_run(
     config = _query_config(parameters, None, labels)
     config.dry_run, config.use_query_cache = True, False
     with explained(client, reads=table or query):
-        job = client.query(_all_rows(table) if table else query, job_config=config)
+        sql = _all_rows(table) if table else query
+        job = client.query(sql, job_config=config, retry=call_retry, timeout=CALL_TIMEOUT)
     return DryRun(job.total_bytes_processed or 0, tuple(job.schema or ()))
 
 
@@ -322,8 +325,10 @@ def _source(
     labels: Mapping[str, str] | None,
 ) -> Source:
     if isinstance(query, TableId):
-        table = client.get_table(str(query))
+        table = get_table(client, str(query))
         if table.table_type in ("TABLE", "SNAPSHOT", "CLONE"):
+            if max_bytes_billed is not None and (table.num_bytes or 0) > max_bytes_billed:
+                raise over_the_cap(table.num_bytes, max_bytes_billed)
             return Source(query, table.schema, max_rows=max_rows, columns=columns)
         query = _all_rows(query)  # a view has no rows of its own
     job = run_query(client, query, _query_config(parameters, max_bytes_billed, labels))
@@ -338,11 +343,12 @@ def _result_of(
     max_rows: int | None,
 ) -> Source:
     if job.statement_type == "SCRIPT":
-        children = client.list_jobs(parent_job=job)  # the latest first
+        children = client.list_jobs(parent_job=job, retry=call_retry, timeout=CALL_TIMEOUT)  # the latest first
         job = next((child for child in children if child.statement_type == "SELECT"), job)
     if job.statement_type not in ("SELECT", None) or job.destination is None:
         return Source(None, [])
-    rows = job.result()  # the job is done: this asks for the schema and the number of rows, and for no row
+    # The job is done: this asks for the schema and the number of rows, and for no row.
+    rows = job.result(retry=call_retry, timeout=CALL_TIMEOUT)
     where = job.destination
     return Source(
         TableId(where.project, where.dataset_id, where.table_id),

@@ -5,6 +5,7 @@ same id and raises ``Conflict``. And a job can end in an error of BigQuery's own
 """
 
 import logging
+import re
 import uuid
 from collections.abc import Callable
 from itertools import count
@@ -12,12 +13,10 @@ from typing import IO
 
 from google.api_core import exceptions
 from google.api_core.retry import Retry
-from google.auth.exceptions import TransportError
 from google.cloud import bigquery
-from requests.exceptions import ChunkedEncodingError, Timeout
-from requests.exceptions import ConnectionError as RequestsConnectionError
 
-from mlsys.bq.errors import reason
+from mlsys.bq.calls import CALL_TIMEOUT, call_retry, is_transient
+from mlsys.bq.errors import is_contention, reason
 
 logger = logging.getLogger(__name__)
 
@@ -37,30 +36,8 @@ _BACKEND_REASONS = frozenset(
         "rateLimitExceeded",
     ]
 )
-_TRANSIENT_REASONS = frozenset(["backendError", "badGateway", "internalError", "rateLimitExceeded"])
-# Google's client does not repeat after a 504, as nobody knows whether that call worked. With a fixed id it is safe to.
-_TRANSIENT = (
-    exceptions.BadGateway,
-    exceptions.GatewayTimeout,
-    exceptions.InternalServerError,
-    exceptions.ServiceUnavailable,
-    exceptions.TooManyRequests,
-    ChunkedEncodingError,
-    ConnectionError,
-    RequestsConnectionError,
-    Timeout,
-    TransportError,
-)
-
-
-def _is_transient(exc: BaseException) -> bool:
-    return isinstance(exc, _TRANSIENT) or reason(exc) in _TRANSIENT_REASONS
-
-
-_call_retry = Retry(predicate=_is_transient, initial=0.5, maximum=30, timeout=600)
-_poll_retry = _call_retry.with_timeout(120)
 # BigQuery can deny for a moment that the job is there which it has just reported.
-_find_retry = Retry(predicate=lambda exc: isinstance(exc, exceptions.NotFound) or _is_transient(exc), timeout=60)
+_find_retry = Retry(predicate=lambda exc: isinstance(exc, exceptions.NotFound) or is_transient(exc), timeout=180)
 
 
 class _NotDone(Exception):  # noqa: N818 - a signal to the retry, never seen outside
@@ -69,7 +46,7 @@ class _NotDone(Exception):  # noqa: N818 - a signal to the retry, never seen out
 
 # Google's own polling starts at a second: longer than a small load takes.
 _until_done = Retry(
-    predicate=lambda exc: isinstance(exc, _NotDone), initial=0.05, multiplier=1.5, maximum=5, timeout=_JOB_TIMEOUT
+    predicate=lambda exc: isinstance(exc, _NotDone), initial=0.05, multiplier=1.5, maximum=2, timeout=_JOB_TIMEOUT
 )
 
 
@@ -107,7 +84,7 @@ def run_load(
 def _start_query(
     client: bigquery.Client, query: str, config: bigquery.QueryJobConfig, job_id: str
 ) -> bigquery.QueryJob:
-    return client.query(query, job_config=config, job_id=job_id, job_retry=None, retry=None)
+    return client.query(query, job_config=config, job_id=job_id, job_retry=None, retry=None, timeout=CALL_TIMEOUT)
 
 
 def _run[J: Job](client: bigquery.Client, job_id: str, start: Callable[[str], J], *, inherits: bool) -> J:
@@ -127,40 +104,46 @@ def _run[J: Job](client: bigquery.Client, job_id: str, start: Callable[[str], J]
 
 def _start_or_find[J: Job](client: bigquery.Client, job_id: str, start: Callable[[str], J]) -> tuple[J, bool]:
     try:
-        return _call_retry(start)(job_id), False
-    except exceptions.Conflict:
+        return call_retry(start)(job_id), False
+    except exceptions.Conflict as exc:
         logger.info("job %s is there already: taking it", job_id)
-        return client.get_job(job_id, retry=_find_retry), True
+        location = _location(exc, job_id)
+        return client.get_job(job_id, location=location, retry=_find_retry, timeout=CALL_TIMEOUT), True
+
+
+def _location(exc: exceptions.Conflict, job_id: str) -> str | None:
+    """Return where the job runs that stands in the way; outside of US and EU it is found only by that, too."""
+    found = re.search(rf"Job \S+:([\w-]+)\.{re.escape(job_id)}\b", str(exc))
+    return found and found[1]  # without it, the client asks for its own location
 
 
 def _wait[J: Job](job: J, *, inherited: bool) -> J:
     try:
-        if isinstance(job, bigquery.QueryJob):
-            job.result(retry=_poll_retry)
-        else:
-            _until_done(_check_done)(job)
-            job.result(retry=_poll_retry, timeout=_JOB_TIMEOUT)
+        _until_done(_check_done)(job)
+        job.result(retry=call_retry, timeout=CALL_TIMEOUT)  # one short call, as the job has ended
     except exceptions.GoogleAPIError as exc:
-        if _is_over(job) and (inherited or _is_backends(job, exc)):
+        if _is_over(job) and (inherited or _is_worth_repeating(job, exc)):
             logger.warning("job %s failed (%s): trying again", job.job_id, exc)
             raise _Again from exc
         raise
     return job
 
 
-def _check_done(job: bigquery.LoadJob) -> None:
-    if not job.done(retry=_call_retry):
+def _check_done(job: Job) -> None:
+    if not job.done(retry=call_retry, timeout=CALL_TIMEOUT):
         raise _NotDone
 
 
 def _is_over(job: Job) -> bool:
     """Say whether the job ended in an error (and so did nothing), rather than a call about it."""
     if job.state != "DONE":
-        job.reload(retry=_call_retry)
+        job.reload(retry=call_retry, timeout=CALL_TIMEOUT)
     return job.state == "DONE" and job.error_result is not None
 
 
-def _is_backends(job: Job, exc: exceptions.GoogleAPIError) -> bool:
+def _is_worth_repeating(job: Job, exc: exceptions.GoogleAPIError) -> bool:
+    """Say whether it was not the job's fault. One statement that failed did nothing, so that any may be repeated."""
     # A script may have done half of its work: it is never repeated.
     is_script = isinstance(job, bigquery.QueryJob) and job.statement_type == "SCRIPT"
-    return not is_script and (job.error_result.get("reason") or reason(exc)) in _BACKEND_REASONS
+    why = job.error_result.get("reason") or reason(exc)
+    return not is_script and (why in _BACKEND_REASONS or is_contention(job.error_result.get("message") or ""))

@@ -13,6 +13,7 @@ from google.api_core import exceptions
 from google.cloud import bigquery
 from google.cloud.bigquery import SchemaField
 
+from mlsys.bq.calls import get_table
 from mlsys.bq.schema import (
     arrow_schema,
     bq_field,
@@ -64,7 +65,7 @@ class Target:
 def look_up(client: bigquery.Client, table_id: TableId) -> bigquery.Table | None:
     """Return the table as it is, or None."""
     try:
-        return client.get_table(str(table_id).partition("$")[0])
+        return get_table(client, str(table_id).partition("$")[0])
     except exceptions.NotFound:
         return None
 
@@ -237,10 +238,10 @@ def write_file(file: IO[bytes], batches: Iterable[pa.RecordBatch], fields: Seque
     if needs_json(fields):
         file.writelines(chain.from_iterable(_json_lines(batch, fields) for batch in batches))
         return
-    schema = arrow_schema(fields)
+    schema = arrow_schema(fields, keep_required=True)
     with pq.ParquetWriter(file, schema, compression="zstd", write_statistics=False, store_schema=False) as writer:
         for batch in batches:
-            writer.write_batch(batch)
+            writer.write_batch(batch.cast(schema))
 
 
 def needs_json(fields: Sequence[SchemaField]) -> bool:

@@ -75,11 +75,11 @@ def describe(field: SchemaField) -> str:
     return f"ARRAY<{name}>" if field.mode == "REPEATED" else name
 
 
-def arrow_type(field: SchemaField) -> pa.DataType:
+def arrow_type(field: SchemaField, *, keep_required: bool = False) -> pa.DataType:
     """Return the Arrow type that holds a BigQuery field exactly."""
     name = field_type(field)
     if name == "RECORD":
-        inner = pa.struct([arrow_field(f) for f in field.fields])
+        inner = pa.struct([arrow_field(f, keep_required=keep_required) for f in field.fields])
     elif name == "RANGE":
         element = _ARROW[field.range_element_type.element_type.upper()]
         inner = pa.struct([("start", element), ("end", element)])
@@ -90,13 +90,19 @@ def arrow_type(field: SchemaField) -> pa.DataType:
     return pa.list_(inner) if field.mode == "REPEATED" else inner
 
 
-def arrow_field(field: SchemaField) -> pa.Field:
-    """Return the Arrow field of a BigQuery field. Every field may hold NULL, as it may in a query's result."""
-    return pa.field(field.name, arrow_type(field))
+def arrow_field(field: SchemaField, *, keep_required: bool = False) -> pa.Field:
+    """Return the Arrow field of a BigQuery field. See `arrow_schema`."""
+    nullable = not (keep_required and field.mode == "REQUIRED")
+    return pa.field(field.name, arrow_type(field, keep_required=keep_required), nullable=nullable)
 
 
-def arrow_schema(fields: Iterable[SchemaField]) -> pa.Schema:
+def arrow_schema(fields: Iterable[SchemaField], *, keep_required: bool = False) -> pa.Schema:
     """Return the Arrow schema of a BigQuery schema.
+
+    Parameters
+    ----------
+    keep_required
+        Let REQUIRED fields hold no NULL in Arrow either. By default every field may, as it may in a query's result.
 
     Examples
     --------
@@ -105,7 +111,7 @@ def arrow_schema(fields: Iterable[SchemaField]) -> pa.Schema:
     tags: list<item: string>
       child 0, item: string
     """
-    return pa.schema([arrow_field(field) for field in fields])
+    return pa.schema([arrow_field(field, keep_required=keep_required) for field in fields])
 
 
 def bq_schema(schema: pa.Schema) -> list[SchemaField]:

@@ -18,7 +18,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -26,6 +26,8 @@ from typing import IO, Any
 import google_crc32c
 from google.api_core import exceptions
 from google.api_core.retry import Retry
+from google.auth.exceptions import GoogleAuthError
+from google.auth.transport.requests import Request
 from google.cloud import storage
 from google.cloud.storage.retry import DEFAULT_RETRY
 
@@ -201,7 +203,6 @@ def gcs_get_file(
     """
     path = Path(path)
     with _downloaded(bucket_name, blob_path, generation, sha256, progress, client, beside=path) as file:
-        Path(file.name).chmod(0o644)  # a temporary file is private
         Path(file.name).replace(path)
     return path
 
@@ -380,14 +381,24 @@ def _downloaded(
     check_object_name(bucket_name, blob_path)
     started = time.monotonic()
     blob = (client or _client()).bucket(bucket_name).blob(blob_path, generation=generation)
-    folder = beside.parent if beside else None
-    with tempfile.NamedTemporaryFile(prefix=".mlsys-", dir=folder, delete_on_close=False) as file:
+    with _new_file(beside) if beside else tempfile.TemporaryFile(prefix="mlsys-") as file:
         with explained(blob, "read"):
             blob.reload(retry=_retry, timeout=_TIMEOUT)
             _receive_verified(blob, file, progress)
         _check_sha256(blob, file, sha256)
         logger.info("%s bytes in %.1f s from %s", blob.size, time.monotonic() - started, uri(blob))
         yield file
+
+
+@contextmanager
+def _new_file(beside: Path) -> Iterator[IO[bytes]]:
+    """Open a new file in the folder of ``beside``, for whom the umask says: a temporary file would be private."""
+    path = beside.with_name(f".mlsys-{uuid.uuid4().hex}")
+    try:
+        with path.open("x+b") as file:
+            yield file
+    finally:
+        path.unlink(missing_ok=True)
 
 
 class _Corrupted(Exception):  # noqa: N818 - a signal to the retry, never seen outside
@@ -456,6 +467,9 @@ def _check_sha256(blob: storage.Blob, file: IO[bytes], expected: str | None) -> 
 def uploader(client: storage.Client) -> str:
     """Say who uploads: buckets with uniform access keep no owner. Best effort."""
     credentials = getattr(client, "_credentials", None)
+    if getattr(credentials, "service_account_email", None) == "default":
+        with suppress(GoogleAuthError):
+            credentials.refresh(Request())  # a machine's credentials learn only by it whose they are
     email = getattr(credentials, "service_account_email", None) or getattr(credentials, "account", None)
     if email and email != "default":
         return email

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from mlsys.bq.calls import CALL_TIMEOUT, call_retry, get_table
 from mlsys.bq.errors import explained
 from mlsys.bq.jobs import run_query
 from mlsys.bq.schema import describe
@@ -59,7 +60,7 @@ def create(client: "BigQueryClient", target: TableId, schema: pa.Schema, labels:
     table.time_partitioning = bigquery.TimePartitioning(bigquery.TimePartitioningType.DAY, field="prediction_timestamp")
     table.clustering_fields = ["model_name", "model_version"]
     with explained(client, writes=target):
-        client.create_table(table, exists_ok=True)
+        client.create_table(table, exists_ok=True, retry=call_retry, timeout=CALL_TIMEOUT)
 
 
 def create_staging(client: "BigQueryClient", staging: TableId, schema: pa.Schema, lifetime: timedelta) -> None:
@@ -69,7 +70,7 @@ def create_staging(client: "BigQueryClient", staging: TableId, schema: pa.Schema
     table = bigquery.Table(str(staging), schema=fields(schema))
     table.expires = datetime.now(UTC) + lifetime
     with explained(client, writes=staging):
-        client.create_table(table, exists_ok=True)
+        client.create_table(table, exists_ok=True, retry=call_retry, timeout=CALL_TIMEOUT)
 
 
 def drop_staging(client: "BigQueryClient", staging: TableId) -> None:
@@ -77,7 +78,7 @@ def drop_staging(client: "BigQueryClient", staging: TableId) -> None:
     from google.api_core.exceptions import GoogleAPICallError, RetryError
 
     try:
-        client.delete_table(str(staging), not_found_ok=True)
+        client.delete_table(str(staging), not_found_ok=True, retry=call_retry, timeout=CALL_TIMEOUT)
     except (GoogleAPICallError, RetryError) as exc:
         logger.warning("staging table %s is left to expire: %s", staging, exc)
 
@@ -87,7 +88,7 @@ def check(client: "BigQueryClient", target: TableId, schema: pa.Schema) -> None:
     from google.api_core.exceptions import NotFound
 
     try:
-        there = {field.name.lower(): field for field in client.get_table(str(target)).schema}
+        there = {field.name.lower(): field for field in get_table(client, str(target)).schema}
     except NotFound:
         return
     wanted = {field.name.lower(): field for field in fields(schema)}
@@ -126,5 +127,5 @@ def replace_slice(
         bigquery.ScalarQueryParameter("run_id", "STRING", stamp.run_id),
         bigquery.ScalarQueryParameter("as_of", "TIMESTAMP", stamp.as_of),
     ]
-    with explained(client, writes=target):
+    with explained(client, reads=sql):
         run_query(client, sql, bigquery.QueryJobConfig(query_parameters=parameters, labels=labels))

@@ -4,16 +4,23 @@ It is the last file of a version to be written, so a version without it is not t
 """
 
 import hashlib
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from mlsys.errors import VerificationError
 from mlsys.names import ModelRef
 
 Task = Literal["binary", "multiclass", "regression"]
 Container = Literal["dataframe", "numpy"]
+# What a manifest may hold is what the registry's columns can: an event whose row BigQuery refuses would come forever.
 _Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+_File = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")]  # a name, never a path
+_Bytes = Annotated[int, Field(ge=0, le=5 << 40)]  # Cloud Storage's limit for one object
+_Rows = Annotated[int, Field(ge=0, lt=1 << 63)]
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
+_Moment = Annotated[AwareDatetime, Field(ge=datetime(1970, 1, 1, tzinfo=UTC), lt=datetime(9999, 1, 1, tzinfo=UTC))]
 
 
 class _Part(BaseModel):
@@ -23,8 +30,8 @@ class _Part(BaseModel):
 class Artifact(_Part):
     """One file of a version. ``size`` is in bytes."""
 
-    file: str
-    size: int
+    file: _File
+    size: _Bytes
     sha256: _Sha256
 
 
@@ -33,7 +40,8 @@ class InputField(_Part):
 
     ``type`` is BigQuery's (``INT64``, ``STRING`` …), ``dtype`` the pandas dtype that the model was fitted on.
     ``nullable`` tells whether training saw a missing value, and ``missing`` what stood for it.
-    ``categories`` are the levels of a categorical column, in order.
+    ``categories`` are the levels of a categorical column, in order, as JSON writes values of ``type``: numbers, text
+    and booleans as they are, dates and the like as text (see `mlsys.models.signature`).
     """
 
     name: str
@@ -64,7 +72,7 @@ class Signature(_Part):
 
 
 class GoldenRows(_Part):
-    """A few training rows with the outputs that the model gave when it was saved; a list of values per column."""
+    """A few training rows with the outputs that the model gave when it was saved; a list of JSON values per column."""
 
     inputs: dict[str, list[Any]]
     outputs: dict[str, list[Any]]
@@ -76,15 +84,15 @@ class Manifest(_Part):
     format: Literal[1] = 1
     model_name: str
     model_version: str
-    created: AwareDatetime
+    created: _Moment
     creator: str
     description: str = ""
     git_commit: str | None = None
-    artifacts: tuple[Artifact, ...]
+    artifacts: Annotated[tuple[Artifact, ...], Field(min_length=1, max_length=1000)]
     signature: Signature
-    metrics: dict[str, float] = {}
+    metrics: dict[str, _Finite] = {}
     training_query: str | None = None
-    training_rows: int
+    training_rows: _Rows
     python_version: str
     packages: dict[str, str]
     golden_rows: GoldenRows

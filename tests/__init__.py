@@ -1,0 +1,1 @@
+"""Tests: Google's clients against the offline twin."""

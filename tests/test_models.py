@@ -1,8 +1,9 @@
 """A model version is written once and verified before it is used."""
 
 import json
+import math
 import threading
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, time
 from decimal import Decimal
 
 import numpy as np
@@ -12,16 +13,25 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from sklearn.dummy import DummyRegressor
+from sklearn.base import BaseEstimator
+from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.linear_model import LinearRegression, LogisticRegression, RidgeClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
+from sklearn.tree import DecisionTreeClassifier
 
-from mlsys.errors import ModelRefError, NotFoundError, SchemaError, VerificationError
+from mlsys.errors import AccessError, ModelRefError, NotFoundError, SchemaError, VerificationError
 from mlsys.manifest import parse_manifest
 from mlsys.models import load_manifest, load_model, save_model
-from mlsys.models.signature import from_json_columns, infer_inputs, to_json_columns, to_training_frame
+from mlsys.models.model import same
+from mlsys.models.signature import (
+    from_json_columns,
+    infer_inputs,
+    to_bigquery_table,
+    to_json_columns,
+    to_training_frame,
+)
 from mlsys.names import ModelRef
 
 pytestmark = pytest.mark.usefixtures("twin")
@@ -109,6 +119,26 @@ def test_half_written_version_is_not_there(model_name, storage_client, settings)
     with pytest.raises(NotFoundError, match=f"no model '{model_name}' in the registry of local"):
         load_model(model_name)
     assert save_model(classifier(), model_name, FRAME).ref.version == "v2"
+
+
+def test_number_of_a_deleted_version_is_not_used_again(model_name, storage_client, settings):
+    """The registry remembers the version, and keeps the manifest that it has."""
+    for _ in range(2):
+        ref = save_model(classifier(), model_name, FRAME).ref
+    for blob in list(storage_client.list_blobs(settings.model_bucket(), prefix=ref.prefix)):
+        blob.delete()
+    assert save_model(classifier(), model_name, FRAME).ref.version == "v3"
+    assert load_model(model_name).ref.version == "v3"
+
+
+def test_registry_that_cannot_be_read_stops_a_save(model_name, twin, storage_client, settings):
+    """Its numbers count, so saving without them could use one twice."""
+    from mlsys.local.faults import Fault
+
+    twin.faults.add(Fault("bigquery.*", "error", status=403, times=None))
+    with pytest.raises(AccessError):
+        save_model(classifier(), model_name, FRAME)
+    assert not list(storage_client.list_blobs(settings.model_bucket(), prefix=f"{model_name}/"))
 
 
 def test_lost_reply_does_not_cost_a_version(model_name, twin):
@@ -234,6 +264,197 @@ def test_kinds_of_models(model_name, estimator, labels, task, columns, container
         shares = estimator.predict_proba(features)
         expected = shares[:, 1] if task == "binary" else shares.max(axis=1)
         assert outputs["prediction_probability"].to_pylist() == expected.tolist()
+
+
+class Odd(BaseEstimator):
+    """Its predict gives what it is told."""
+
+    def __init__(self, answer=None):
+        self.answer = answer
+
+    def predict(self, features):
+        """Give it."""
+        return self.answer(features)
+
+
+def too_many(features):
+    """Give a label more than there are rows."""
+    return np.zeros(len(features) + 1)
+
+
+def one(features):
+    """Give one number for all rows."""
+    return 1.0
+
+
+def text(features):
+    """Give what no regressor gives."""
+    return ["a"] * len(features)
+
+
+def forgetful(features):
+    """Give something else each time."""
+    return np.random.default_rng().normal(size=len(features))
+
+
+TWO = np.zeros((4, 2))
+TWO_NAMED = pd.DataFrame(TWO, columns=["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("estimator", "error", "words"),
+    [
+        (LogisticRegression(), SchemaError, "must be fitted before"),
+        (RandomForestClassifier(), SchemaError, "must be fitted before"),
+        (LinearRegression().fit(TWO_NAMED, TWO), SchemaError, "predict must give 1 value"),
+        (RandomForestClassifier(n_estimators=2).fit(TWO, TWO.astype(int)), SchemaError, "must have one output"),
+        (Odd(too_many), SchemaError, "predict must give 1 value"),
+        (Odd(one), SchemaError, "predict must give 1 value"),
+        (Odd(text), SchemaError, "predict must give FLOAT64"),
+        (Odd(forgetful), SchemaError, "gives another prediction on its training rows"),
+        (DummyClassifier().fit(TWO, [Decimal(1), Decimal(2), Decimal(1), Decimal(2)]), SchemaError, "classes must be"),
+        (DummyClassifier().fit(TWO, pd.to_datetime(["2024", "2025"] * 2)), SchemaError, "classes must be"),
+    ],
+)
+def test_estimators_that_cannot_be_used_are_refused_before_a_version(
+    model_name, storage_client, settings, estimator, error, words
+):
+    """One line that says why, and no half of a version in the bucket."""
+    frame = pd.DataFrame({"a": [1.0, 2.0, 3.0, 4.0], "b": [0.0, 0.0, 1.0, 1.0]})
+    with pytest.raises(error, match=words):
+        save_model(estimator, model_name, frame)
+    assert not list(storage_client.list_blobs(settings.model_bucket(), prefix=f"{model_name}/"))
+
+
+@pytest.mark.parametrize("value", [None, "0.5", float("nan"), np.float32("inf"), 10**400, [1.0], 1j])
+def test_metric_that_is_no_finite_number_is_named(model_name, storage_client, settings, value):
+    """JSON and BigQuery would not take it."""
+    with pytest.raises(SchemaError, match="metric 'accuracy' must be a finite number, got"):
+        save_model(classifier(), model_name, FRAME, metrics={"r2": 1, "accuracy": value})
+    assert not list(storage_client.list_blobs(settings.model_bucket(), prefix=f"{model_name}/"))
+
+
+def test_metrics_of_numpy_are_numbers(model_name):
+    """What scikit-learn's metrics return."""
+    metrics = {"a": np.float64(0.5), "b": np.int64(3), "c": np.float32(0.25)}
+    assert save_model(classifier(), model_name, FRAME, metrics=metrics).manifest.metrics == {
+        "a": 0.5,
+        "b": 3,
+        "c": 0.25,
+    }
+
+
+@pytest.mark.parametrize("shape", [(0, 2), (4, 0), (4,)])
+def test_features_need_rows_and_columns(model_name, shape):
+    """Nothing could be checked without them."""
+    with pytest.raises(SchemaError, match="X must be a DataFrame or an array of rows and columns, got a ndarray"):
+        save_model(classifier(), model_name, np.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [np.array([True, False, True, False]), np.array(list("abab")), np.array([1.0, 2.0] * 2, dtype="float32"),
+     np.array([1, 2, 1, 2], dtype="uint8"), pd.Series(list("abab"), dtype="str"), [2**40, 2**40 + 1] * 2],
+    ids=["bool", "text", "float32", "uint8", "pandas", "large"],
+)  # fmt: skip
+def test_classes_of_numpy_come_back(model_name, labels):
+    """The loaded model gives the labels that it was trained on."""
+    features = np.arange(8.0).reshape(4, 2)
+    save_model(DecisionTreeClassifier().fit(features, labels), model_name, features)
+    model = load_model(model_name)
+    model.check_golden_rows()
+    table = pa.table({"x0": features[:, 0], "x1": features[:, 1]})
+    assert model.predict(table)["prediction"].to_pylist() == list(labels)
+
+
+class Counts(BaseEstimator):
+    """A model that any column can be the input of: it tells where values are missing or infinite."""
+
+    def predict(self, frame):
+        """Give NaN, infinity or 1 for each row."""
+        column = frame["c"]
+        infinite = [isinstance(value, float) and math.isinf(value) for value in column.tolist()]
+        return np.where(infinite, np.inf, np.where(column.isna().to_numpy(dtype=bool), np.nan, 1.0))
+
+
+def _category(*levels):
+    return pd.Series([*levels, None], dtype=pd.CategoricalDtype(list(levels)))
+
+
+MOMENT = datetime(2024, 2, 29, 12, 30, 0, 5)
+COLUMNS = {
+    "infinite": pd.Series([1.5, np.inf, -np.inf, 2.0]),
+    "infinite-and-missing": pd.Series([1.5, np.inf, np.nan, 2.0]),
+    "arrow-nan": pd.Series(pd.arrays.ArrowExtensionArray(pa.array([1.5, float("nan"), 2.0]))),
+    "datetime-ns": pd.Series(pd.to_datetime(["2024-01-01 00:00:00.000001", None])).astype("datetime64[ns]"),
+    "timestamp-ns-berlin": pd.Series(pd.to_datetime(["2024-01-01", None]).tz_localize("Europe/Berlin").as_unit("ns")),
+    "float32": pd.Series([0.1, 0.2], dtype="float32"),
+    "object-ints": pd.Series([2**53 + 1, None], dtype=object),
+    "object-dates": pd.Series([date(2024, 1, 1), None], dtype=object),
+    "object-decimals": pd.Series([Decimal("1.5"), Decimal(2)], dtype=object),
+    "object-bools": pd.Series([True, None], dtype=object),
+    "bytes": pd.Series([b"\xff", None], dtype=object),
+    "time": pd.Series([time(1, 2, 3), time(4)], dtype=object),
+    "date-category": _category(date(2024, 1, 1), date(1, 1, 1)),
+    "datetime-category": _category(MOMENT),
+    "datetime-ns-category": pd.Series(pd.to_datetime(["2024-01-01", None])).astype("datetime64[ns]").astype("category"),
+    "timestamp-category": _category(MOMENT.replace(tzinfo=UTC)),
+    "bool-category": _category(False, True),
+    "int-category": _category(2**53 + 1, -1),
+    "float-category": _category(0.1, float("inf")),
+    "decimal-category": _category(Decimal("1.5"), Decimal(2)),
+    "bytes-category": _category(b"\x00", b"a"),
+    "text-category": _category("a", ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_saved_columns_are_read_back_in_their_own_type(model_name, name):
+    """Through JSON and the bucket: the golden rows reproduce, and categories have the type that training had."""
+    frame = pd.DataFrame({"c": COLUMNS[name]})
+    save_model(Counts(), model_name, frame)
+    model = load_model(model_name)
+    model.check_golden_rows()
+    inputs = model.manifest.signature.inputs
+    table = to_bigquery_table(frame, inputs)
+    back = to_training_frame(table, inputs)["c"]
+    assert str(back.dtype) == str(frame["c"].dtype)
+    assert [v if v == v else None for v in back.tolist()] == [v if v == v else None for v in frame["c"].tolist()]
+    assert [type(v) for v in back[back.notna()]] == [type(v) for v in frame["c"][frame["c"].notna()]]
+    assert from_json_columns(json.loads(json.dumps(to_json_columns(table))), inputs).equals(table) or "nan" in name
+
+
+@pytest.mark.parametrize(
+    ("column", "words"),
+    [
+        (pd.Series([pd.Timestamp("2024-01-01 00:00:00.123456789")] * 2), "DATETIME cannot hold"),
+        (pd.Series([1, 2**64 - 1], dtype="uint64"), "INT64 cannot hold"),
+    ],
+)
+def test_values_that_bigquery_cannot_hold_are_refused_by_name(model_name, column, words):
+    """They would come back rounded."""
+    with pytest.raises(SchemaError, match=f"column 'c' has values that BigQuery's {words}"):
+        save_model(Counts(), model_name, pd.DataFrame({"c": column}))
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "equal"),
+    [
+        (1e12, 1e12 + 100, True),
+        (1e12, 1e12 + 10_000, False),
+        (0.0, 1e-10, True),
+        (0.1, 0.1 + 1e-8, False),
+        ("nan", "nan", True),
+        ("inf", "-inf", False),
+        ("nan", 1.0, False),
+        (1.0, None, False),
+        (10**12, 10**12 + 1, False),
+        ("a", "a", True),
+    ],
+)
+def test_golden_tolerance_is_relative(was, now, equal):
+    """Floats up to a share of their size, NaN like NaN, the rest exactly."""
+    assert same(was, now) is equal
 
 
 MOMENTS = ("2024-01-01 00:00", None, "1969-12-31 23:59", "2024-02-29 12:00")

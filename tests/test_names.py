@@ -48,7 +48,7 @@ def test_service_account_ids_stay_apart(model_names):
 )
 def test_malformed_table_ids_are_named(text):
     """The message quotes what was received and shows the form."""
-    with pytest.raises(TableIdError, match="table_id must be 'project.dataset.table', got "):
+    with pytest.raises(TableIdError, match=r"table_id must be 'project\.dataset\.table', got "):
         TableId.parse(text)
 
 
@@ -69,7 +69,7 @@ def test_malformed_model_names_are_refused(name):
 
 @pytest.mark.parametrize("version", ["", "1", "v0", "v01", "V1", "v1.0", "latest", "v1 "])
 def test_malformed_versions_are_refused(version):
-    """Versions are v1, v2, …"""
+    """Versions are v1, v2 and so on."""
     with pytest.raises(ModelRefError, match="model_version must be"):
         ModelRef("titanic-survival", version)
 

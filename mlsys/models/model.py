@@ -1,7 +1,8 @@
 """A loaded model version: an estimator together with the manifest that says how to use it."""
 
+import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -9,6 +10,10 @@ from mlsys.errors import SchemaError, VerificationError
 from mlsys.manifest import Container, InputField, Manifest, OutputField, Signature
 from mlsys.models.signature import from_json_columns, to_json_columns, to_training_frame
 from mlsys.names import ModelRef
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
 
 PREDICTION = "prediction"
 PROBABILITY = "prediction_probability"
@@ -50,20 +55,21 @@ class Model:
         Raises
         ------
         SchemaError
-            The rows do not fit the signature.
+            The rows do not fit the signature, or the estimator does not give one label of its type for each row.
         """
         return predict(self.estimator, self.manifest.signature, rows)
 
     def check_golden_rows(self, *, tolerance: float = 1e-9) -> None:
         """Raise `VerificationError` unless the model still gives the outputs that it gave when it was saved.
 
-        ``tolerance`` is the absolute difference allowed in a number.
+        ``tolerance`` is the difference allowed between two numbers, as a share of the larger one or, near zero,
+        absolute. NaN equals NaN; anything else must be equal.
         """
         golden, signature = self.manifest.golden_rows, self.manifest.signature
         got = to_json_columns(self.predict(from_json_columns(golden.inputs, signature.inputs)))
         for name, expected in golden.outputs.items():
             for row, (was, now) in enumerate(zip(expected, got[name], strict=True)):
-                if not _same(was, now, tolerance):
+                if not same(was, now, tolerance):
                     raise VerificationError(
                         f"{self.ref} gives {name} = {now!r} for golden row {row}, it was {was!r} when it was saved:"
                         " this environment does not reproduce the model"
@@ -74,16 +80,35 @@ def predict(estimator: Any, signature: Signature, rows: pa.Table | pa.RecordBatc
     """Return the predictions of ``estimator`` as `Model.predict` does."""
     if rows.num_rows == 0:  # scikit-learn refuses an empty frame
         return pa.schema([(o.name, _output_type(o)) for o in signature.outputs]).empty_table()
-    frame = to_training_frame(rows, signature.inputs)
+    return predict_frame(estimator, signature, to_training_frame(rows, signature.inputs))
+
+
+def predict_frame(estimator: Any, signature: Signature, frame: "pd.DataFrame") -> pa.Table:
+    """Return the predictions of ``estimator`` for a frame with training's dtypes, as `Model.predict` does."""
     features = frame.to_numpy() if signature.container == "numpy" else frame
-    outputs = {o.name: _output_type(o) for o in signature.outputs}
-    labels = estimator.predict(features)
-    columns = {PREDICTION: pa.array(labels.ravel(), outputs[PREDICTION])}
-    if PROBABILITY in outputs:
-        shares = estimator.predict_proba(features)
+    labels = _output(estimator.predict(features), len(frame), 1, "predict").ravel()
+    columns = {PREDICTION: _arrow(labels, signature.outputs[0])}
+    if PROBABILITY in (output.name for output in signature.outputs):
+        shares = _output(estimator.predict_proba(features), len(frame), len(signature.classes), "predict_proba")
         best = shares[:, 1] if signature.task == "binary" else shares.max(axis=1)
         columns[PROBABILITY] = pa.array(best, pa.float64())
     return pa.table(columns)
+
+
+def _output(values: Any, rows: int, width: int, method: str) -> "np.ndarray":
+    import numpy as np
+
+    values = np.asarray(values)
+    if values.shape != (rows, width) and (width > 1 or values.shape != (rows,)):
+        raise SchemaError(f"{method} must give {width} value(s) for each row, got shape {values.shape} for {rows} rows")
+    return values
+
+
+def _arrow(labels: "np.ndarray", field: OutputField) -> pa.Array:
+    try:
+        return pa.array(labels, _output_type(field))
+    except (pa.ArrowException, ValueError, TypeError, OverflowError) as exc:
+        raise SchemaError(f"predict must give {field.type}, got {labels.dtype} like {labels[:3]}: {exc}") from exc
 
 
 _OUTPUT_TYPES = {"INT64": pa.int64(), "FLOAT64": pa.float64(), "STRING": pa.string(), "BOOL": pa.bool_()}
@@ -99,7 +124,7 @@ def describe(estimator: Any, inputs: tuple[InputField, ...], container: Containe
     Raises
     ------
     SchemaError
-        The estimator is not a fitted single-output classifier or regressor, or its classes have no BigQuery type.
+        The estimator has no ``predict``, it has several outputs, or its classes have no BigQuery type.
     """
     if not callable(getattr(estimator, "predict", None)):
         raise SchemaError(f"a model needs a predict method, got a {type(estimator).__name__}")
@@ -107,7 +132,7 @@ def describe(estimator: Any, inputs: tuple[InputField, ...], container: Containe
     if classes is None:
         outputs = (OutputField(name=PREDICTION, type="FLOAT64"),)
         return Signature(task="regression", container=container, inputs=inputs, outputs=outputs)
-    labels = [c.item() if hasattr(c, "item") else c for c in classes]
+    labels = _labels(classes)
     kinds = {bool: "BOOL", int: "INT64", float: "FLOAT64", str: "STRING"}
     types = {kinds.get(type(label)) for label in labels}
     if len(types) != 1 or None in types:
@@ -119,7 +144,17 @@ def describe(estimator: Any, inputs: tuple[InputField, ...], container: Containe
     return Signature(task=task, container=container, inputs=inputs, outputs=tuple(outputs), classes=tuple(labels))
 
 
-def _same(was: Any, now: Any, tolerance: float) -> bool:
-    if isinstance(was, float) and isinstance(now, float | int):
-        return abs(was - now) <= tolerance
+def _labels(classes: Any) -> list[Any]:
+    import numpy as np
+
+    if any(np.ndim(label) for label in classes):
+        raise SchemaError("a model must have one output, this classifier has several: save one model for each")
+    plain = "biufU"  # of NumPy's kinds; item() of the others gives something else, such as a number for a time
+    return [c.item() if isinstance(c, np.generic) and c.dtype.kind in plain else c for c in classes]
+
+
+def same(was: Any, now: Any, tolerance: float = 1e-9) -> bool:
+    """Return whether two JSON values of `to_json_columns` are equal, floats up to ``tolerance``."""
+    if float in (type(was), type(now)) and isinstance(was, float | int) and isinstance(now, float | int):
+        return math.isclose(was, now, rel_tol=tolerance, abs_tol=tolerance)
     return was == now

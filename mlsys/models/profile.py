@@ -23,6 +23,7 @@ def profile(frame: "pd.DataFrame") -> dict[str, dict[str, Any]]:
 
 
 def _describe(column: "pd.Series") -> dict[str, Any]:
+    import numpy as np
     from pandas.api import types
 
     counts = {"count": len(column), "missing": int(column.isna().sum())}
@@ -31,9 +32,12 @@ def _describe(column: "pd.Series") -> dict[str, Any]:
         if values.empty:
             return counts
         numbers = values.astype("float64")
-        quantiles = {f"{q:g}": _finite(v) for q, v in numbers.quantile(list(_QUANTILES)).items()}
-        return counts | {"mean": _finite(numbers.mean()), "std": _finite(numbers.std(ddof=0)), "quantiles": quantiles}
-    levels = values.astype(str).value_counts()
+        with np.errstate(invalid="ignore"):  # of infinite values, which have no deviation
+            quantiles = {f"{q:g}": _finite(v) for q, v in numbers.quantile(list(_QUANTILES)).items()}
+            mean, std = _finite(numbers.mean()), _finite(numbers.std(ddof=0))
+        return counts | {"mean": mean, "std": std, "quantiles": quantiles}
+    text = values.map(str) if values.dtype == object else values.astype(str)  # which would decode bytes
+    levels = text.value_counts()
     return counts | {"distinct": len(levels), "levels": {k: int(v) for k, v in levels.head(_LEVELS).items()}}
 
 

@@ -3,10 +3,14 @@
 A model does not see SQL types but pandas dtypes, and it answers differently, without a word, when a missing value is
 None where training had NaN, or when an integer category arrives as text. So `infer_inputs` records what training saw
 and `to_training_frame` builds precisely that or refuses.
+
+A manifest is JSON, so golden rows and categories are written by their BigQuery type: `to_json_columns`.
 """
 
 import base64
+import math
 from collections.abc import Mapping, Sequence
+from datetime import time
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -16,8 +20,6 @@ from mlsys.manifest import InputField
 
 if TYPE_CHECKING:
     import pandas as pd
-
-_MISSING = {"nan": float("nan"), "none": None}
 
 
 def bigquery_type(kind: pa.DataType) -> str:
@@ -51,16 +53,17 @@ def _infer(column: "pd.Series") -> InputField:
     categorical = isinstance(column.dtype, pd.CategoricalDtype)
     values = column.cat.categories.to_series() if categorical else column
     try:
-        kind = bigquery_type(pa.Array.from_pandas(values).type)
+        arrow = pa.Array.from_pandas(values)
+        kind = bigquery_type(arrow.type)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as exc:
         raise SchemaError(f"column {column.name!r} mixes types, or has one that BigQuery lacks: {exc}") from exc
     return InputField(
         name=column.name,
         type=kind,
         dtype="category" if categorical else str(column.dtype),
-        nullable=bool(missing.any()),
+        nullable=bool(missing.any()) or _missing_count(arrow) > 0,
         missing=_missing_marker(column[missing]) if column.dtype == object else "nan",
-        categories=tuple(column.cat.categories.tolist()) if categorical else None,
+        categories=tuple(_to_json(_stored(column.name, values, kind))) if categorical else None,
         ordered=bool(categorical and column.cat.ordered),
     )
 
@@ -74,6 +77,28 @@ def _missing_marker(values: "pd.Series") -> str:
             f"column {values.name!r} stands for missing values in two ways ({', '.join(sorted(markers))}): use one"
         )
     return markers.pop() if markers else "nan"
+
+
+def to_bigquery_table(frame: "pd.DataFrame", inputs: Sequence[InputField]) -> pa.Table:
+    """Return training rows as BigQuery gives them back: the input columns in the types of the signature.
+
+    Raises
+    ------
+    SchemaError
+        A value does not survive that: nanoseconds, an unsigned integer of 64 bits, a decimal with too many digits.
+    """
+    return pa.table({field.name: _stored(field.name, frame[field.name], field.type) for field in inputs})
+
+
+def _stored(name: str, values: "pd.Series", kind: str) -> pa.Array | pa.ChunkedArray:
+    wanted = _arrow_type(kind)
+    try:
+        column = pa.Array.from_pandas(values)
+        if pa.types.is_dictionary(column.type):
+            column = column.dictionary_decode()
+        return column if column.type == wanted else column.cast(wanted)
+    except (pa.ArrowException, ValueError, TypeError) as exc:
+        raise SchemaError(f"column {name!r} has values that BigQuery's {kind} cannot hold: {exc}; round them") from exc
 
 
 def check_columns(schema: pa.Schema, inputs: Sequence[InputField]) -> None:
@@ -147,13 +172,15 @@ def _arrow_type(kind: str) -> pa.DataType:
     return arrow_type(SchemaField("column", kind))
 
 
-def _check_missing(column: pa.Array, field: InputField) -> None:
+def _missing_count(column: pa.Array | pa.ChunkedArray) -> int:
     import pyarrow.compute as pc
 
-    missing = column.null_count
-    if not missing and pa.types.is_floating(column.type):
-        missing = pc.sum(pc.is_nan(column)).as_py() or 0
-    if missing and not field.nullable:
+    nans = pc.sum(pc.is_nan(column)).as_py() if pa.types.is_floating(column.type) else 0
+    return column.null_count + (nans or 0)
+
+
+def _check_missing(column: pa.Array, field: InputField) -> None:
+    if not field.nullable and (missing := _missing_count(column)):
         raise SchemaError(
             f"column {field.name} has {missing} missing values, training saw none: "
             "fill them in the query, or train with some"
@@ -165,40 +192,45 @@ def _categorical(column: pa.Array, field: InputField) -> "pd.Series":
 
     encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
     levels = encoded.dictionary.to_pylist()
-    unknown = [level for level in levels if level is not None and level not in field.categories]
+    categories = _from_json(field.categories, field.type).to_pylist()
+    position = {level: code for code, level in enumerate(categories)}
+    unknown = [level for level in levels if level is not None and level not in position]
     if unknown:
         raise SchemaError(f"column {field.name} has levels that training had not: {', '.join(map(repr, unknown[:5]))}")
-    position = {level: code for code, level in enumerate(field.categories)}
     codes = pd.array([position.get(level, -1) for level in levels] + [-1], dtype="int64").to_numpy()
     indices = encoded.indices.fill_null(len(levels)).to_numpy(zero_copy_only=False)
-    dtype = pd.CategoricalDtype(field.categories, ordered=field.ordered)
+    dtype = pd.CategoricalDtype(categories, ordered=field.ordered)
     return pd.Series(pd.Categorical.from_codes(codes[indices], dtype=dtype))
 
 
 def _objects(column: pa.Array, field: InputField) -> Any:
+    import numpy as np
     import pandas as pd
 
-    values = column.to_numpy(zero_copy_only=False).astype(object)
+    values = np.empty(len(column), dtype=object)
+    values[:] = column.to_pylist()  # to_numpy would make floats of integers with NULLs, and times without a zone
     if column.null_count and field.missing != "none":
         values[column.is_null().to_numpy(zero_copy_only=False)] = pd.NA if field.missing == "na" else float("nan")
-    elif column.null_count:
-        values[column.is_null().to_numpy(zero_copy_only=False)] = None
     return values
 
 
 def to_json_columns(table: pa.Table) -> dict[str, list[Any]]:
-    """Return columns as JSON values: numbers, text and booleans as they are, bytes in base64, the rest as text."""
+    """Return columns as JSON values by their BigQuery type, which `from_json_columns` reads back exactly.
+
+    Numbers, text and booleans are as they are; bytes are in base64; dates, times, decimals, and the floats that JSON
+    has no number for (``nan``, ``inf``, ``-inf``), are text.
+    """
     return {name: _to_json(table.column(name)) for name in table.column_names}
 
 
-def _to_json(column: pa.ChunkedArray) -> list[Any]:
+def _to_json(column: pa.Array | pa.ChunkedArray) -> list[Any]:
     kind = bigquery_type(column.type)
     if kind == "BYTES":
         return [None if v is None else base64.b64encode(v).decode() for v in column.to_pylist()]
     if kind in ("INT64", "STRING", "BOOL"):
         return column.to_pylist()
-    if kind == "FLOAT64":  # JSON has no NaN, and a model's input makes no difference between it and NULL
-        return [None if v is None or v != v else v for v in column.to_pylist()]
+    if kind == "FLOAT64":
+        return [v if v is None or math.isfinite(v) else str(v) for v in column.to_pylist()]
     return column.cast(pa.string()).to_pylist()
 
 
@@ -207,10 +239,14 @@ def from_json_columns(columns: Mapping[str, list[Any]], inputs: Sequence[InputFi
     return pa.table({field.name: _from_json(columns[field.name], field.type) for field in inputs})
 
 
-def _from_json(values: list[Any], kind: str) -> pa.Array:
+def _from_json(values: Sequence[Any], kind: str) -> pa.Array:
     if kind == "BYTES":
         return pa.array([None if v is None else base64.b64decode(v) for v in values], pa.binary())
     wanted = _arrow_type(kind)
-    if kind in ("INT64", "FLOAT64", "BOOL", "STRING"):
+    if kind == "FLOAT64":
+        return pa.array([float(v) if isinstance(v, str) else v for v in values], wanted)
+    if kind == "TIME":  # which Arrow writes as text, but does not read
+        return pa.array([None if v is None else time.fromisoformat(v) for v in values], wanted)
+    if kind in ("INT64", "BOOL", "STRING"):
         return pa.array(values, wanted)
     return pa.array(values, pa.string()).cast(wanted)

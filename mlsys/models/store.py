@@ -1,30 +1,33 @@
 """Save and load model versions in the environment's bucket.
 
 A version is claimed by creating its model file, which only one saver can, and completed by its manifest, written last.
+Everything that can fail comes before the claim. The number of a version is never used again, not even after its files
+were deleted: the registry remembers it.
 Loading trusts the registry alone: the manifest must have the digest that was registered, the files those of the
 manifest, and only then is anything unpickled.
 """
 
 import logging
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
 from mlsys import clients
-from mlsys.errors import AlreadyExistsError, NotFoundError, VerificationError
+from mlsys.errors import AlreadyExistsError, NotFoundError, SchemaError, VerificationError
 from mlsys.gcs import gcs_get_bytes, gcs_get_file, gcs_put
 from mlsys.gcs.io import uploader
 from mlsys.manifest import Artifact, GoldenRows, Manifest, Signature, parse_manifest, sha256
 from mlsys.models import environment
-from mlsys.models.model import Model, describe, predict
+from mlsys.models.model import Model, describe, predict, predict_frame, same
 from mlsys.models.profile import golden_positions, profile
-from mlsys.models.signature import infer_inputs, to_json_columns
+from mlsys.models.signature import infer_inputs, to_bigquery_table, to_json_columns
 from mlsys.names import MANIFEST_FILE, MODEL_FILE, ModelRef, check_model_name
-from mlsys.registry.lookup import LATEST, Registration, find_version, wait_for_version
+from mlsys.registry.lookup import LATEST, Registration, find_version, list_versions, wait_for_version
 from mlsys.settings import Settings, get_settings
 
 if TYPE_CHECKING:
@@ -57,7 +60,7 @@ def save_model(
         The features that it was fitted on, one row each. Their names, types, missing values and categories become the
         signature. A NumPy array, for an estimator that wants one, takes its names from ``feature_names``.
     metrics
-        Name to value, as measured on held-out data.
+        Name to value, a finite number, as measured on held-out data.
     training_query
         The query or table that the data came from.
     wait
@@ -71,7 +74,11 @@ def save_model(
     Raises
     ------
     SchemaError
-        A column or the estimator cannot be described, or would predict otherwise on data from BigQuery than on ``X``.
+        A column, a metric or the estimator cannot be described, the estimator is not fitted, or it would predict
+        otherwise on data from BigQuery than on ``X``. Nothing was saved.
+    VerificationError
+        The model does not give the same outputs twice, and nothing was saved; or another manifest than the one that was
+        just written is registered for the version.
     NotFoundError
         The registry did not take notice within a minute.
 
@@ -83,31 +90,34 @@ def save_model(
     check_model_name(model_name)
     frame, container = _as_frame(X, feature_names)
     signature = describe(estimator, infer_inputs(frame), container)
-    golden = _golden_rows(estimator, signature, frame)
     client, bucket = clients.storage_client(settings), settings.model_bucket()
     with tempfile.TemporaryDirectory() as folder:
         model_file = Path(folder) / MODEL_FILE
         _dump(estimator, model_file)
-        ref = _claim(model_file, model_name, bucket, client)
-        manifest = Manifest(
+        draft = Manifest(
             model_name=model_name,
-            model_version=ref.version,
+            model_version="v1",  # until a version is claimed
             created=datetime.now(UTC),
             creator=uploader(client),
             description=description,
             git_commit=environment.git_commit(),
             artifacts=(Artifact(file=MODEL_FILE, size=model_file.stat().st_size, sha256=_file_sha256(model_file)),),
             signature=signature,
-            metrics={name: float(value) for name, value in (metrics or {}).items()},
+            metrics=_metrics(metrics or {}),
             training_query=training_query,
             training_rows=len(frame),
             python_version=environment.python_version(),
             packages=environment.packages(estimator),
-            golden_rows=golden,
+            golden_rows=_golden_rows(estimator, signature, frame),
             profile=profile(frame),
         )
+        draft = parse_manifest(draft.to_json(), draft.ref)  # what a run will read must hold what it will check
+        Model(draft, estimator).check_golden_rows()
+        ref = _claim(model_file, _next_number(model_name, bucket, client, settings), model_name, bucket, client)
+    manifest = draft.model_copy(update={"model_version": ref.version})
+    data = manifest.to_json()
     gcs_put(
-        manifest.to_json(),
+        data,
         bucket,
         ref.blob_path(MANIFEST_FILE),
         create_only=True,
@@ -116,7 +126,7 @@ def save_model(
     )
     logger.info("saved %s as %s", ref, ref.uri(bucket))
     if wait:
-        wait_for_version(ref, settings=settings)
+        wait_for_version(ref, manifest_sha256=sha256(data), settings=settings)
     return Model(manifest, estimator)
 
 
@@ -162,25 +172,46 @@ def load_manifest(model_name: str, model_version: str = LATEST, *, settings: Set
 def _as_frame(X: Any, feature_names: Sequence[str] | None) -> tuple["pd.DataFrame", str]:  # noqa: N803
     import pandas as pd
 
+    if len(getattr(X, "shape", ())) != 2 or 0 in X.shape:
+        raise SchemaError(f"X must be a DataFrame or an array of rows and columns, got {_shape(X)}")
     if isinstance(X, pd.DataFrame):
         return X, "dataframe"
     names = list(feature_names) if feature_names is not None else [f"x{i}" for i in range(X.shape[1])]
     return pd.DataFrame(X, columns=names), "numpy"
 
 
+def _shape(X: Any) -> str:  # noqa: N803
+    return f"a {type(X).__name__}" + (f" of shape {X.shape}" if hasattr(X, "shape") else "")
+
+
+def _metrics(given: Mapping[str, Any]) -> dict[str, float]:
+    return {str(name): _metric(name, value) for name, value in given.items()}
+
+
+def _metric(name: str, value: Any) -> float:
+    with suppress(OverflowError):  # of an integer that no float can hold
+        if isinstance(value, Real) and math.isfinite(value):
+            return float(value)
+    raise SchemaError(f"metric {name!r} must be a finite number, got {value!r}")
+
+
 def _golden_rows(estimator: Any, signature: Signature, frame: "pd.DataFrame") -> GoldenRows:
-    """Return sample rows with the model's outputs, which must be the same from Arrow as straight from the frame."""
-    from mlsys.errors import SchemaError
+    """Return sample rows with the model's outputs, which must be the same from BigQuery as straight from the frame."""
+    from sklearn.exceptions import NotFittedError
 
     rows = frame.iloc[golden_positions(frame)]
-    table = pa.Table.from_pandas(rows, preserve_index=False)
-    outputs = predict(estimator, signature, table)
-    direct = estimator.predict(rows.to_numpy() if signature.container == "numpy" else rows)
-    if outputs.column(0).to_pylist() != pa.array(direct.ravel(), outputs.column(0).type).to_pylist():
-        raise SchemaError(
-            "the model predicts otherwise on its training rows when they come as BigQuery types: check dtypes"
-        )
-    return GoldenRows(inputs=to_json_columns(table), outputs=to_json_columns(outputs))
+    table = to_bigquery_table(rows, signature.inputs)
+    try:
+        direct = to_json_columns(predict_frame(estimator, signature, rows))
+    except NotFittedError as exc:
+        raise SchemaError(f"a model must be fitted before it is saved: {exc}") from exc
+    outputs = to_json_columns(predict(estimator, signature, table))
+    for name, values in outputs.items():
+        if not all(map(same, direct[name], values)):
+            raise SchemaError(
+                f"the model gives another {name} on its training rows when they come as BigQuery types: check dtypes"
+            )
+    return GoldenRows(inputs=to_json_columns(table), outputs=outputs)
 
 
 def _dump(estimator: Any, path: Path) -> None:
@@ -189,8 +220,13 @@ def _dump(estimator: Any, path: Path) -> None:
     joblib.dump(estimator, path, compress=0)  # uncompressed: scanners and the verifying loader can read it
 
 
-def _claim(model_file: Path, model_name: str, bucket: str, client: "StorageClient") -> ModelRef:
-    number = 1 + max(_numbers(model_name, bucket, client), default=0)
+def _next_number(model_name: str, bucket: str, client: "StorageClient", settings: Settings) -> int:
+    # A registered version whose files were deleted keeps its number: the registry would not take another manifest.
+    registered = [ModelRef(model_name, v).number for v in list_versions(model_name, settings=settings)["model_version"]]
+    return 1 + max(_numbers(model_name, bucket, client) + registered, default=0)
+
+
+def _claim(model_file: Path, number: int, model_name: str, bucket: str, client: "StorageClient") -> ModelRef:
     while True:
         ref = ModelRef.from_number(model_name, number)
         try:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlsys import clients
-from mlsys.errors import NotFoundError
+from mlsys.errors import NotFoundError, VerificationError
 from mlsys.names import ModelRef, check_model_name, registry_table
 from mlsys.settings import Settings, get_settings
 
@@ -21,7 +21,6 @@ class Registration:
 
     ref: ModelRef
     gcs_uri: str
-    manifest_generation: int
     manifest_sha256: str
 
     @property
@@ -68,33 +67,52 @@ def list_versions(model_name: str | None = None, *, settings: Settings | None = 
     )
 
 
-def wait_for_version(ref: ModelRef, *, timeout_s: float = 60.0, settings: Settings | None = None) -> Registration:
-    """Wait until the upload event of ``ref`` has reached the registry, and return its registration.
+def wait_for_version(
+    ref: ModelRef, *, manifest_sha256: str, timeout_s: float = 60.0, settings: Settings | None = None
+) -> Registration:
+    """Wait until the registry vouches for ``ref`` with the manifest of that SHA-256, and return the registration.
 
     Raises
     ------
     NotFoundError
-        It is not there after ``timeout_s`` seconds: the registry function is not deployed, or it failed.
+        The version is not there after ``timeout_s`` seconds: the registry function is not deployed, or it failed.
+    VerificationError
+        It is there, but after ``timeout_s`` seconds still with another manifest.
     """
     deadline, pause = time.monotonic() + timeout_s, 0.1
     while True:
-        try:
-            return find_version(ref.name, ref.version, settings=settings)
-        except NotFoundError as exc:
-            if time.monotonic() + pause > deadline:
-                raise NotFoundError(
-                    f"{ref} was saved but is not in the registry after {timeout_s:.0f} s: look at the log of the"
-                    " registry function (see scripts/model_registry/README.md)"
-                ) from exc
+        found = _registered(ref, settings or get_settings())
+        if found is not None and found.manifest_sha256 == manifest_sha256:
+            return found
+        if time.monotonic() + pause > deadline:
+            raise _not_registered(ref, manifest_sha256, found, timeout_s)
         time.sleep(pause)
         pause = min(2 * pause, 2.0)
 
 
+def _registered(ref: ModelRef, settings: Settings) -> Registration | None:
+    return next((found for found in _registrations(ref.name, settings) if found.ref == ref), None)
+
+
+def _not_registered(
+    ref: ModelRef, wanted: str, found: Registration | None, timeout_s: float
+) -> NotFoundError | VerificationError:
+    if found is None:
+        return NotFoundError(
+            f"{ref} was saved but is not in the registry after {timeout_s:.0f} s: look at the log of the"
+            " registry function (see scripts/model_registry/README.md)"
+        )
+    return VerificationError(
+        f"another manifest is registered for {ref} (SHA-256 {found.manifest_sha256[:12]}…, wanted {wanted[:12]}…):"
+        " this one cannot be loaded, save the model again"
+    )
+
+
 def _registrations(model_name: str, settings: Settings) -> list[Registration]:
-    frame = _select("model_version, gcs_uri, manifest_generation, manifest_sha256", model_name, settings)
+    frame = _select("model_version, gcs_uri, manifest_sha256", model_name, settings)
     return [
-        Registration(ModelRef(model_name, version), uri, int(generation), digest)
-        for version, uri, generation, digest in frame.itertuples(index=False)
+        Registration(ModelRef(model_name, version), uri, digest)
+        for version, uri, digest in frame.itertuples(index=False)
     ]
 
 

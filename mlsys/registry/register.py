@@ -7,21 +7,25 @@ everything from the manifest that the event names, never from the time or order 
 import json
 import logging
 from dataclasses import dataclass
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
 
 from mlsys import clients
 from mlsys.errors import VerificationError
 from mlsys.manifest import Manifest, parse_manifest, sha256
-from mlsys.names import MANIFEST_FILE, ModelRef
+from mlsys.names import MANIFEST_FILE, ModelRef, labels
 from mlsys.registry import files
 from mlsys.settings import Environment, Settings, get_settings
 
 if TYPE_CHECKING:
+    from google.api_core.exceptions import BadRequest
     from google.cloud.bigquery import Client as BigQueryClient
+    from google.cloud.storage import Blob
     from google.cloud.storage import Client as StorageClient
 
 logger = logging.getLogger(__name__)
+
+_MAX_MANIFEST = 10 << 20  # bytes
+_CONTENTION = ("could not serialize access", "too many dml statements")  # of many events at once; it passes
 
 
 @dataclass(frozen=True)
@@ -36,9 +40,15 @@ class UploadEvent:
     def parse(cls, data: Any) -> Self:
         """Read the data of a CloudEvent; raise ValueError when it is no storage object."""
         try:
-            return cls(str(data["bucket"]), str(data["name"]), int(data["generation"]))
+            event = cls(str(data["bucket"]), str(data["name"]), int(data["generation"]))
+            if not 0 < event.generation < 1 << 63:
+                raise ValueError(f"generation {event.generation}")
+            return event
         except (KeyError, TypeError, ValueError) as exc:
             raise ValueError(f"not a Cloud Storage object event ({type(exc).__name__}: {exc})") from exc
+
+    def __str__(self) -> str:
+        return f"gs://{self.bucket}/{self.name}#{self.generation}"
 
 
 def register(
@@ -54,32 +64,40 @@ def register(
     -------
     ModelRef or None
         The version that is now in the registry, or None when the event was for something else: a file that is no
-        manifest, a foreign bucket, an object that is gone, a manifest that cannot be read. Those are logged and done
-        with; repeating them would not help.
+        manifest, a foreign bucket, an object that is gone, a manifest that cannot be read, has more than 10 MiB, or
+        makes a row that BigQuery calls invalid. Those are logged and done with; repeating them would not help.
 
     Raises
     ------
     google.api_core.exceptions.GoogleAPICallError
         Google Cloud could not be reached or refused: deliver the event again.
     """
+    from google.api_core.exceptions import BadRequest
+
     settings = settings or get_settings()
     env, ref = _environment(event.bucket, settings), _manifest_of(event.name)
     if env is None or ref is None:
-        logger.info("ignored gs://%s/%s: no manifest of a model version", event.bucket, event.name)
+        logger.info("ignored %s: no manifest of a model version", event)
         return None
-    blob = _fetch(event, storage_client or clients.storage_client(settings))
-    if blob is None:
-        logger.warning("ignored gs://%s/%s#%d: it is gone", event.bucket, event.name, event.generation)
+    found = _fetch(event, storage_client or clients.storage_client(settings))
+    if found is None:
+        logger.warning("ignored %s: it is gone", event)
         return None
-    data, uploaded, uploader = blob
+    blob, data = found
     try:
-        manifest = parse_manifest(data, ref)
+        if data is None:
+            raise VerificationError(f"the manifest of {ref} has {blob.size:,} bytes, more than {_MAX_MANIFEST:,}")
+        row = _row(event, env, parse_manifest(data, ref), data, blob)
+        _merge(row, settings.gcp_project_id, bigquery_client or clients.bigquery_client(settings))
     except VerificationError as exc:
-        logger.error("refused gs://%s/%s#%d: %s", event.bucket, event.name, event.generation, exc)
+        logger.error("refused %s: %s", event, exc)
         return None
-    row = _row(event, env, manifest, data, uploaded, uploader)
-    _merge(row, settings.gcp_project_id, bigquery_client or clients.bigquery_client(settings))
-    logger.info("registered %s in %s, %d bytes, uploaded by %s", ref, env, row["file_size"], uploader)
+    except BadRequest as exc:
+        if not _is_final(exc):
+            raise
+        logger.error("refused %s: BigQuery does not take its row: %s", event, exc)
+        return None
+    logger.info("registered %s in %s, %d bytes, uploaded by %s", ref, env, row["file_size"], row["uploader"])
     return ref
 
 
@@ -94,27 +112,32 @@ def _manifest_of(blob_path: str) -> ModelRef | None:
     return None
 
 
-def _fetch(event: UploadEvent, client: "StorageClient") -> tuple[bytes, datetime, str | None] | None:
+def _fetch(event: UploadEvent, client: "StorageClient") -> "tuple[Blob, bytes | None] | None":
+    """Return the object and its bytes, None for those when it is too large; None when it is gone."""
     from google.api_core.exceptions import NotFound
 
     blob = client.bucket(event.bucket).blob(event.name, generation=event.generation)
     try:
         blob.reload()
-        return blob.download_as_bytes(), blob.time_created, (blob.metadata or {}).get("uploader")
+        return blob, blob.download_as_bytes() if blob.size <= _MAX_MANIFEST else None
     except NotFound:
         return None
 
 
-def _row(
-    event: UploadEvent, env: Environment, manifest: Manifest, data: bytes, uploaded: datetime, uploader: str | None
-) -> dict[str, Any]:
+def _is_final(exc: "BadRequest") -> bool:
+    """Return whether BigQuery will say the same again: it answers 400 to some passing failures too."""
+    reasons = {error.get("reason") for error in exc.errors}
+    return reasons <= {"invalid", "invalidQuery"} and not any(text in str(exc).lower() for text in _CONTENTION)
+
+
+def _row(event: UploadEvent, env: Environment, manifest: Manifest, data: bytes, blob: "Blob") -> dict[str, Any]:
     return {
         "environment": str(env),
         "model_name": manifest.model_name,
         "model_version": manifest.model_version,
-        "upload_timestamp": uploaded,
+        "upload_timestamp": blob.time_created,
         "file_size": sum(a.size for a in manifest.artifacts),
-        "uploader": uploader,
+        "uploader": (blob.metadata or {}).get("uploader"),
         "gcs_uri": manifest.ref.uri(event.bucket),
         "manifest_generation": event.generation,
         "manifest_sha256": sha256(data),
@@ -124,7 +147,7 @@ def _row(
         "description": manifest.description,
         "git_commit": manifest.git_commit,
         "task": manifest.signature.task,
-        "metrics": json.dumps(manifest.metrics, sort_keys=True),
+        "metrics": json.dumps(manifest.metrics, sort_keys=True, allow_nan=False),
         "signature": manifest.signature.model_dump_json(),
         "training_query": manifest.training_query,
         "training_rows": manifest.training_rows,
@@ -137,8 +160,17 @@ def _merge(row: dict[str, Any], project: str, client: "BigQueryClient") -> None:
     from google.cloud import bigquery
 
     parameters = [_parameter(field, row[field["name"]]) for field in files.schema("models")]
-    config = bigquery.QueryJobConfig(query_parameters=parameters, labels={"managed_by": "mlsys"})
+    for name in ("metrics", "signature"):
+        text = _numbers_as_text(row[name])
+        parameters.append(bigquery.ScalarQueryParameter(f"{name}_as_text", "STRING", text))
+    job_labels = labels(env=row["environment"], model=row["model_name"], model_version=row["model_version"])
+    config = bigquery.QueryJobConfig(query_parameters=parameters, labels=job_labels)
     client.query_and_wait(files.sql("register_model", project), job_config=config)
+
+
+def _numbers_as_text(text: str) -> str:
+    # BigQuery's PARSE_JSON refuses about one float in a thousand that does not survive its own reading and writing.
+    return json.dumps(json.loads(text, parse_float=str, parse_int=str))
 
 
 def _parameter(field: dict, value: Any) -> Any:

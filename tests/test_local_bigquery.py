@@ -24,6 +24,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from mlsys.local.bigquery.jobs import Job
 from mlsys.local.faults import Fault
 
 UTC = dt.UTC
@@ -528,7 +529,6 @@ def test_parquet_lists_need_list_inference(bigquery_client, dataset):
         (pa.array([0], pa.timestamp("ns", "Europe/Paris")), "TIMESTAMP"),
         (pa.array([Decimal("1.5")], pa.decimal128(5, 2)), "NUMERIC"),
         (pa.array([0], pa.time32("ms")), "TIME"),
-        (pa.array(['{"a":1}'], pa.json_()), "JSON"),
     ],
     ids=lambda value: str(value.type) if isinstance(value, pa.Array) else None,
 )
@@ -546,6 +546,103 @@ def test_parquet_types_describe_themselves(bigquery_client, dataset, array, kind
 def test_parquet_values_that_would_lose_are_refused(bigquery_client, dataset, array):
     with pytest.raises(exceptions.BadRequest, match=r"not supported locally|lose data"):
         load_parquet(bigquery_client, pa.table({"x": array}), f"{dataset}.t")
+
+
+def test_a_job_is_done_when_its_effect_can_be_seen():
+    """Not when its record is written: the commit of a wide table takes seconds."""
+    job = Job("p", {"configuration": {"load": {}}})
+    assert job.done()["status"] == {"state": "DONE"}
+    assert job.record()["status"] == {"state": "RUNNING"}
+
+
+def test_parquet_holds_no_json(bigquery_client, dataset):
+    """BigQuery refuses JSON columns in Parquet, whether the schema or the file calls them so."""
+    schema = [SchemaField("x", "JSON")]
+    with pytest.raises(exceptions.BadRequest, match="Unsupported field type: JSON"):
+        load_parquet(bigquery_client, pa.table({"x": ["1"]}), f"{dataset}.t", schema=schema)
+    with pytest.raises(exceptions.BadRequest, match="not supported locally: Parquet column x"):
+        load_parquet(bigquery_client, pa.table({"x": pa.array(["1"], pa.json_())}), f"{dataset}.t")
+
+
+def test_a_view_whose_table_has_changed_is_not_guessed(bigquery_client, dataset):
+    """BigQuery expands a view's text in every query; the twin did so once."""
+    table, view, outer = (f"{dataset}.{name}" for name in ("base", "inside", "outside"))
+    rows_of(bigquery_client, f"CREATE TABLE {table} AS SELECT 1 AS a")
+    rows_of(bigquery_client, f"CREATE VIEW {view} AS SELECT * FROM {table}")
+    rows_of(bigquery_client, f"CREATE VIEW {outer} AS SELECT a FROM {view}")
+    rows_of(bigquery_client, f"CREATE OR REPLACE TABLE {table} AS SELECT 2 AS a")
+    assert rows_of(bigquery_client, f"SELECT a FROM {outer}") == [(2,)]
+    rows_of(bigquery_client, f"ALTER TABLE {table} ADD COLUMN b INT64")
+    for name in (view, outer):
+        with pytest.raises(exceptions.BadRequest, match="because tables that it reads have changed"):
+            rows_of(bigquery_client, f"SELECT * FROM {name}")
+    rows_of(bigquery_client, f"CREATE OR REPLACE VIEW {view} AS SELECT a FROM {table}")
+    rows_of(bigquery_client, f"ALTER TABLE {table} ADD COLUMN c INT64")
+    assert rows_of(bigquery_client, f"SELECT * FROM {outer}") == [(2,)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "columns"), [("FLOAT64", "x"), ("ARRAY<INT64>", "x"), ("INT64", "x, x")], ids=["float", "array", "twice"]
+)
+def test_clustering_is_checked(bigquery_client, dataset, kind, columns):
+    with pytest.raises(exceptions.BadRequest, match=r"[Cc]lustering"):
+        rows_of(bigquery_client, f"CREATE TABLE {dataset}.t (x {kind}) CLUSTER BY {columns}")
+
+
+def test_flexible_names_hold_inside_records(bigquery_client, dataset):
+    rows_of(bigquery_client, f"CREATE TABLE {dataset}.t AS SELECT STRUCT(1 AS `it's`, ['x'] AS `b c`) AS `50% & more`")
+    assert rows_of(bigquery_client, f"SELECT `50% & more`.`it's` FROM {dataset}.t") == [(1,)]
+    assert bigquery_client.get_table(f"{dataset}.t").num_bytes == 8 + 3
+    with pytest.raises(exceptions.BadRequest, match="Invalid field name"):
+        rows_of(bigquery_client, f"CREATE TABLE {dataset}.u AS SELECT 1 AS `a.b`")
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [("INT64", "٣"), ("NUMERIC", "1_0"), ("TIMESTAMP", "2024-01-01 00:00:00+15:00")],
+)
+def test_values_that_only_python_reads_are_refused(bigquery_client, kind, value):
+    config = bigquery.QueryJobConfig(query_parameters=[bigquery.ScalarQueryParameter("x", kind, value)])
+    with pytest.raises(exceptions.BadRequest, match="Invalid value"):
+        list(bigquery_client.query_and_wait("SELECT @x", job_config=config))
+
+
+def test_a_csv_timestamp_may_be_a_date(bigquery_client, dataset):
+    load_text(bigquery_client, "2024-01-02\n", f"{dataset}.t", "CSV", [SchemaField("x", "TIMESTAMP")])
+    assert rows_of(bigquery_client, f"SELECT DATE(x) FROM {dataset}.t") == [(dt.date(2024, 1, 2),)]
+
+
+def test_json_is_kept_as_bigquery_keeps_it(bigquery_client, dataset):
+    """Keys in order, the first of equal ones."""
+    schema = [SchemaField("j", "JSON")]
+    load_text(bigquery_client, '{"j": {"b": 1.0, "a": [2]}}\n', f"{dataset}.t", "NEWLINE_DELIMITED_JSON", schema)
+    rows = bigquery_client.query_and_wait(f"SELECT j FROM {dataset}.t").to_arrow(create_bqstorage_client=False)
+    assert rows["j"].to_pylist() == ['{"a":[2],"b":1.0}']
+
+
+def test_a_query_too_large_is_refused(bigquery_client):
+    with pytest.raises(exceptions.BadRequest, match="The query is too large"):
+        rows_of(bigquery_client, f"SELECT '{'x' * (1 << 20)}'")
+    with pytest.raises(exceptions.BadRequest, match="Too many columns: 10001"):
+        rows_of(bigquery_client, f"SELECT {', '.join(f'1 AS c{n}' for n in range(10_001))}")
+    with pytest.raises(exceptions.BadRequest, match="nested so deeply"):
+        rows_of(bigquery_client, f"SELECT {'GREATEST(' * 20}1.5{', 2.5)' * 20}")
+
+
+@pytest.mark.parametrize(
+    "body", [b"{", b"[]", b"null", b"\xff", b'{"jobReference": 5}', b'{"labels": 5}', b'{"rows": [5]}']
+)
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "jobs"), ("POST", "queries"), ("POST", "datasets"), ("PATCH", "datasets/{}"),
+        ("POST", "datasets/{}/tables"), ("PATCH", "datasets/{}/tables/t"), ("POST", "datasets/{}/tables/t/insertAll"),
+    ],
+)  # fmt: skip
+def test_a_malformed_body_is_the_callers_fault(bigquery_client, dataset, method, path, body):
+    rows_of(bigquery_client, f"CREATE TABLE IF NOT EXISTS {dataset}.t (x INT64)")
+    base = f"{bigquery_client._connection.API_BASE_URL}/bigquery/v2/projects/{bigquery_client.project}"
+    assert requests.request(method, f"{base}/{path.format(dataset)}", data=body, timeout=10).status_code < 500
 
 
 def test_a_dataframe_loads(bigquery_client, dataset):

@@ -60,6 +60,7 @@ PARAMETERS = {
     "i": ({"type": "INT64"}, 2),
     "s": ({"type": "STRING"}, "a"),
     "none": ({"type": "STRING"}, None),
+    "null": ({"type": "INT64"}, None),
     "day": ({"type": "STRING"}, "2024-01-02"),
     "ts": ({"type": "TIMESTAMP"}, "2024-01-02 00:00:00+00"),
     "ids": ({"type": "ARRAY", "arrayType": {"type": "INT64"}}, [1, 3]),

@@ -28,7 +28,7 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 from google.cloud.storage import transfer_manager
 from google.cloud.storage.exceptions import DataCorruption
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from mlsys.local import http
@@ -264,6 +264,7 @@ def test_multipart_is_binary_safe(twin, client, pieces):
     if not bucket.exists():
         client.create_bucket(bucket)
     data = b"".join(pieces)
+    assume(not re.search(rb"(?:^|\n)--==b==", data))  # RFC 2046 forbids it, and aiohttp's parser refuses the upload
     meta = json.dumps({"name": "m"}).encode()
     body = b"--==b==\r\nContent-Type: application/json\r\n\r\n%b\r\n--==b==\r\nContent-Type: x/y\r\n\r\n%b\r\n--==b==--"
     reply = raw(

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from mlsys.local.errors import ApiError
 from mlsys.local.faults import Fault, Faults
@@ -87,6 +88,9 @@ async def google_errors(request: web.Request, handler: Handler) -> web.StreamRes
     except web.HTTPException as exc:  # aiohttp's own 404 and 405: no such route
         error = ApiError(501, "notImplemented", f"not supported locally: {request.method} {request.path}")
         return web.json_response(error.body(), status=error.code if exc.status in (404, 405) else exc.status)
+    except HttpProcessingError as exc:  # a multipart body that is none
+        error = ApiError(400, "parseError", f"Parse Error: {exc.message}")
+        return web.json_response(error.body(), status=400)
     except ConnectionError:  # the client went away; aiohttp would log a traceback
         logger.info("%s %s: the client went away", request.method, request.path)
         return abort(request)

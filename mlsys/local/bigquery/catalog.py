@@ -11,7 +11,7 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,10 +63,12 @@ def relation(ref: TableRef) -> str:
 
 
 class View(NamedTuple):
-    """A view's GoogleSQL, and its translation."""
+    """A view's GoogleSQL, its translation, and the project and dataset that completed the names in it."""
 
     text: str
     query: Query
+    project: str
+    dataset: str | None
 
 
 class Database:
@@ -238,10 +240,30 @@ class Session:
         """Return the columns of a table or view: the `Catalog` that the SQL translation asks."""
         if ref.dataset.startswith("_"):
             raise unsupported("a query over a result's anonymous table; give the query a destination table")
-        fields = self.table(ref)["schema"]["fields"]
+        body = self.table(ref)
+        fields = body["schema"]["fields"]
+        if body["type"] == "VIEW":
+            self._check_view(ref, body)
         if not fields:
             raise ApiError(400, "invalid", f'Table "{".".join(ref)}" does not have a schema.')
         return fields
+
+    def _check_view(self, ref: TableRef, body: dict) -> None:
+        """Refuse a view whose tables have changed since: BigQuery expands its text anew in every query."""
+        made, reads = body.get("translated"), [TableRef(*read) for read in body["reads"]]
+        for read in reads:
+            if (inner := self.table(read))["type"] == "VIEW":
+                self._check_view(read, inner)
+        if made is None or made["columns"] == self._columns(reads):
+            return
+        (query,) = sql.script(
+            body["view"]["query"], catalog=self, project=made["project"], dataset=made["dataset"], parameter_types={}
+        )
+        if query.sql != made["sql"] or query.schema != made["schema"]:
+            raise unsupported(f"view {path_of(ref)}, because tables that it reads have changed; create it anew")
+
+    def _columns(self, reads: Iterable[TableRef]) -> list[list[str]]:
+        return [[f["name"], types.standard_type(f)] for ref in reads for f in self.table(ref)["schema"]["fields"]]
 
     def create(self, ref: TableRef, schema: Schema, properties: Mapping, view: View | None = None) -> dict:
         """Create a table or a view."""
@@ -257,6 +279,9 @@ class Session:
         if view:
             body["view"] = {"query": view.text, "useLegacySql": False}
             body["reads"] = sorted(view.query.reads)
+            body["translated"] = {"sql": view.query.sql, "project": view.project, "dataset": view.dataset}
+            body["translated"]["schema"] = view.query.schema
+            body["translated"]["columns"] = self._columns(sorted(view.query.reads))
         if lifetime := dataset.get("defaultTableExpirationMs"):
             body["expirationTime"] = str(now_ms() + int(lifetime))
         body |= {key: properties[key] for key in PROPERTIES if properties.get(key) is not None}
@@ -359,9 +384,9 @@ class Session:
             return 0, 0
         cached = self._database.sizes.get(ref)
         if cached is None or cached[0] != body["etag"]:
-            sizes = [types.total_size(types.quote(f["name"]), f) for f in body["schema"]["fields"]]
-            rows = self._rows(f"SELECT count(*), {' + '.join(sizes)} FROM {relation(ref)}")  # noqa: S608
-            cached = self._database.sizes[ref] = (body["etag"], int(rows[0][0]), int(rows[0][1]))
+            sizes = types.total_sizes(body["schema"]["fields"])
+            ((rows, *parts),) = self._rows(f"SELECT count(*), {sizes} FROM {relation(ref)}")  # noqa: S608
+            cached = self._database.sizes[ref] = (body["etag"], int(rows), int(sum(parts)))
         return cached[1], cached[2]
 
     # Job records
@@ -431,6 +456,11 @@ def _check_layout(body: dict) -> None:
         raise ApiError(400, "invalid", f"The field specified for partitioning must be a {kinds} column, got: {column}")
     if time_ and time_.get("type") not in ("HOUR", "DAY", "MONTH", "YEAR"):
         raise ApiError(400, "invalid", f"Invalid time partitioning type: {time_.get('type')}")
-    for name in (body.get("clustering") or {}).get("fields", []):
-        if name.lower() not in fields:
+    clustered = [name.lower() for name in (body.get("clustering") or {}).get("fields", [])]
+    if len(set(clustered)) < len(clustered) or len(clustered) > 4:
+        raise ApiError(400, "invalid", f"Clustering takes up to four different fields, got: {', '.join(clustered)}")
+    for name in clustered:
+        if name not in fields:
             raise ApiError(400, "invalid", f"The field specified for clustering cannot be found in the schema: {name}")
+        if fields[name]["mode"] == "REPEATED" or fields[name]["type"] in ("FLOAT", "BYTES", "TIME", "JSON", "RECORD"):
+            raise ApiError(400, "invalid", f"Clustering is not supported on field {name} of this type")

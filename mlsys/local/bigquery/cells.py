@@ -14,15 +14,17 @@ from typing import Any
 import pyarrow as pa
 
 from mlsys.local.bigquery import types
+from mlsys.local.bigquery.functions import UnsureError, canonical_json
 from mlsys.local.bigquery.statements import Schema
 from mlsys.local.errors import ApiError
 
 _CLOCK = r"(\d{1,2}):(\d{1,2}):(\d{1,2})(?:\.(\d{1,6}))?"
-_DATE = re.compile(r"(\d{4})-(\d{1,2})-(\d{1,2})")
-_TIME = re.compile(_CLOCK)
-_DATETIME = re.compile(rf"(\d{{4}})-(\d{{1,2}})-(\d{{1,2}})(?:[ Tt]{_CLOCK})?")
-_ZONE = re.compile(r"(.*?)(?: ?(?:UTC|[Zz])|([+-])(\d{1,2})(?::(\d{2}))?)?")
-_INTEGER = re.compile(r"[+-]?\d{1,19}")
+_DATE = re.compile(r"(\d{4})-(\d{1,2})-(\d{1,2})", re.ASCII)
+_TIME = re.compile(_CLOCK, re.ASCII)
+_DATETIME = re.compile(rf"(\d{{4}})-(\d{{1,2}})-(\d{{1,2}})(?:[ Tt]{_CLOCK})?", re.ASCII)
+_ZONE = re.compile(r"(.*?)(?: ?(?:UTC|[Zz])|([+-])(\d{1,2})(?::([0-5]\d))?)?", re.ASCII)
+_MOST_OFFSET = dt.timedelta(hours=14)
+_INTEGER = re.compile(r"[+-]?\d{1,19}", re.ASCII)
 _INT64 = range(-(2**63), 2**63)
 _NUMERIC_LIMIT = Decimal(10) ** 29
 
@@ -54,7 +56,7 @@ def _integer(text: str) -> int:
 
 
 def _float(text: str) -> float:
-    if "_" in text:
+    if "_" in text or not text.isascii():
         raise ValueError(text)
     return float(text)
 
@@ -66,6 +68,8 @@ def _boolean(text: str) -> bool:
 
 
 def _numeric(text: str) -> Decimal:
+    if "_" in text or not text.isascii():
+        raise ValueError(text)
     value = Decimal(text)
     if not value.is_finite() or value.normalize().as_tuple().exponent < -9 or abs(value) >= _NUMERIC_LIMIT:
         raise ValueError(text)
@@ -87,13 +91,17 @@ def _datetime(text: str) -> dt.datetime:
 
 def _timestamp(text: str) -> dt.datetime:
     """Read a timestamp in UTC or with an offset; zones by name are left to SQL."""
+    if _DATE.fullmatch(text.strip()):  # its end looks like an offset
+        return _datetime(text).replace(tzinfo=dt.UTC)
     naive, sign, hours, minutes = _match(_ZONE, text).groups()
     offset = dt.timedelta(hours=int(hours or 0), minutes=int(minutes or 0))
+    if offset > _MOST_OFFSET:
+        raise ValueError(text)
     return (_datetime(naive) - (-offset if sign == "-" else offset)).replace(tzinfo=dt.UTC)
 
 
 def _json(text: str) -> str:
-    return json.dumps(json.loads(text), separators=(",", ":"), ensure_ascii=False)
+    return canonical_json(text)
 
 
 #: How each type reads its text. Every one raises ValueError (or one of its kin) on text that is not its own.
@@ -116,6 +124,8 @@ def parse(text: str, field: dict, path: str) -> Any:
     """Return the value that ``text`` spells in the type of ``field``."""
     try:
         return PARSE[field["type"]](text)
+    except UnsureError as exc:
+        raise BadValueError(path, str(exc)) from exc
     except (ValueError, InvalidOperation, OverflowError, binascii.Error) as exc:
         kind = types.SCALARS[field["type"]].sql.lower()
         raise BadValueError(path, f"Cannot convert value to {kind} (bad value): {text[:100]}") from exc
@@ -151,7 +161,7 @@ def _value(value: object, field: dict, path: str, ignore_unknown: bool) -> Any:
 def _scalar(value: object, field: dict, path: str) -> Any:
     kind = field["type"]
     if kind == "JSON" and isinstance(value, dict | list):
-        return json.dumps(value, separators=(",", ":"), ensure_ascii=False, default=float)
+        return parse(json.dumps(value, default=float), field, path)
     if isinstance(value, str):
         return parse(value, field, path)
     if isinstance(value, bool) and kind == "BOOLEAN":

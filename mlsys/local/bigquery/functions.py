@@ -1,9 +1,11 @@
 """GoogleSQL's functions. Most are lines of ``functions.sql``; those that look at their arguments are here."""
 
+import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from importlib.resources import files
 
 import farmhash
@@ -66,11 +68,20 @@ _MORE = {
 }
 
 
+def is_aggregate(name: str) -> bool:
+    """Say whether a function makes one value of many rows."""
+    return name in _AGGREGATES or any(overload.group == "aggregate" for overload in TABLE.get(name, ()))
+
+
 def call(name: str, arguments: Sequence[Value], modifiers: Modifiers = Modifiers()) -> Value:
     """Translate a call of function ``name``, or refuse it."""
     if name in HANDLERS:
         if name not in _AGGREGATES and modifiers != Modifiers(safe=modifiers.safe):
             raise invalid(f"{name} is not an aggregate or window function")
+        if modifiers.safe and name not in _SAFE:
+            raise unsupported(f"SAFE.{name}")
+        if modifiers.over and (modifiers.distinct or modifiers.order or modifiers.limit):
+            raise unsupported(f"{name} OVER a window with DISTINCT, ORDER BY or LIMIT inside")
         return HANDLERS[name](name, arguments, modifiers)
     if name not in TABLE:
         if name in ABSENT or name.startswith(("ST_", "S2_", "LAX_", "BIT_CAST_")):
@@ -94,6 +105,11 @@ def mismatch(what: str, arguments: Sequence[Value]) -> ApiError:
     overloads = [each.parameters for each in TABLE.get(what.removeprefix("function "), ())]
     lengths = {len(parameters) for parameters in overloads if parameters[-1:] != ("T...",)}
     known = not lengths or len(arguments) in lengths
+    known = (
+        known
+        and (what.startswith("operator") or bool(overloads))
+        and all(value.origin != "null" for value in arguments)
+    )
     if known and all(value.type.name in ORDERED - {"NUMERIC", "BYTES", "TIME"} for value in arguments):
         return invalid(f"No matching signature for {what} for argument types: {kinds}")
     return unsupported(f"{what} for argument types {kinds}")
@@ -140,6 +156,13 @@ def _apply(overload: Overload, bound: list[Value], kind: Type | None, modifiers:
     idle = name in ("MIN", "MAX", "LOGICAL_AND", "LOGICAL_OR", "BIT_AND", "BIT_OR")  # DISTINCT changes nothing
     if modifiers.distinct and (("{d}" not in sql and not idle) or bound[0].type.name not in ORDERED):
         raise unsupported(f"{name}(DISTINCT …)")
+    if modifiers.safe and overload.group != "scalar":
+        raise unsupported(f"SAFE.{name}")
+    if modifiers.distinct and "ORDER BY" in modifiers.over:
+        raise invalid(f"Window ORDER BY is not allowed if DISTINCT is specified in {name}")
+    for value, parameter in zip(bound, overload.parameters, strict=False):
+        if overload.group == "window" and parameter == "INT64" and value.origin not in ("literal", "parameter"):
+            raise invalid(f"The offset or number of {name} must be a literal or a parameter")
     if modifiers.order or modifiers.limit or (modifiers.nulls and "{nulls}" not in sql):
         raise unsupported(f"{name} with ORDER BY, LIMIT or IGNORE NULLS")
     slots = {
@@ -150,8 +173,8 @@ def _apply(overload: Overload, bound: list[Value], kind: Type | None, modifiers:
     }
     for word, meaning in _MORE.items():
         sql = sql.replace(f"{{{word}}}", meaning)
-    generic = {"T": kind, "ORDERED": kind, "ARRAY<T>": kind and array(kind)}
-    result = generic.get(overload.result) or _type(overload.result)
+    generic = {"T": kind, "ORDERED": kind}
+    result = array(kind) if overload.result == "ARRAY<T>" else generic.get(overload.result) or _type(overload.result)
     volatile = name in ("RAND", "GENERATE_UUID") or any(value.volatile for value in bound)
     return Value(fill(sql, bound, safe=modifiers.safe, what=name, **slots), result, volatile=volatile)
 
@@ -163,13 +186,14 @@ def _extreme(name: str, arguments: Sequence[Value], _: Modifiers) -> Value:
     kind = common(arguments)
     if kind is None or kind.name not in ORDERED:
         raise mismatch(f"function {name}", arguments)
-    items = [coerced(value, kind).sql for value in arguments]
-    branches = f"WHEN {' OR '.join(f'{item} IS NULL' for item in items)} THEN NULL "
+    items = [coerced(value, kind) for value in arguments]
+    slots = [f"{{{number}}}" for number in range(len(items))]
+    branches = f"WHEN {' OR '.join(f'{slot} IS NULL' for slot in slots)} THEN NULL "
     if kind == v.FLOAT64:
-        branches += f"WHEN {' OR '.join(f'isnan({item})' for item in items)} THEN CAST('nan' AS DOUBLE) "
+        branches += f"WHEN {' OR '.join(f'isnan({slot})' for slot in slots)} THEN CAST('nan' AS DOUBLE) "
     if any(value.volatile for value in arguments):
         raise unsupported(f"RAND() or GENERATE_UUID() inside {name}")
-    return Value(f"CASE {branches}ELSE {name.lower()}({', '.join(items)}) END", kind)
+    return Value(fill(f"CASE {branches}ELSE {name.lower()}({', '.join(slots)}) END", items, what=name), kind)
 
 
 def _raise(name: str, arguments: Sequence[Value], _: Modifiers) -> Value:
@@ -214,12 +238,14 @@ def _regexp(name: str, arguments: Sequence[Value], _: Modifiers) -> Value:
     if name == "REGEXP_CONTAINS":
         return Value(f"regexp_matches({subject}, {pattern})", v.BOOL)
     literal = _literal(name, arguments[1])
+    plain = re.sub(r"\[:\^?\w+:\]", "x", literal)  # [[:alpha:]] is RE2's own
     try:
-        compiled = re.compile(literal)
+        compiled = re.compile(plain)
     except re.error as error:
         raise unsupported(f"{name} with the pattern {literal}") from error
     bare = re.sub(r"\((?!\?)[^()]*\)", "()", literal)  # a group that took no part is NULL there, and '' here
-    if compiled.match("") or (compiled.groups and re.search(r"\||\)[?*]|\)\{0", bare)):
+    least, _most = re._parser.parse(plain).getwidth()
+    if least == 0 or (compiled.groups and re.search(r"\||\)[?*]|\)\{0", bare)):
         raise unsupported(f"{name} with a pattern that can match nothing: {literal}")
     if name == "REGEXP_REPLACE":
         groups = re.fullmatch(r"(?:[^\\]|\\[0-9\\])*", replacement := _literal(name, arguments[2]))
@@ -259,6 +285,8 @@ def _json(name: str, arguments: Sequence[Value], _: Modifiers) -> Value:
     path = _literal(name, arguments[1]) if len(arguments) == 2 else "$"
     if not re.fullmatch(r"\$(\.\w+|\.\"[^\"]+\"|\[\d+\])*", path):
         raise unsupported(f"the JSON path {path}")
+    if value.origin == "null":
+        raise unsupported(f"{name} of NULL")
     wanted = (v.JSON,) if name in ("JSON_QUERY", "JSON_EXTRACT") else (v.JSON, v.STRING)
     if value.type not in wanted:
         raise mismatch(f"function {name}", arguments)
@@ -286,9 +314,9 @@ def _to_json(name: str, arguments: Sequence[Value], _: Modifiers) -> Value:
         item = _to_json(name, [Value("_item", kind.element)], _)
         inner = f"'[' || coalesce(array_to_string(list_transform({sql}, lambda _item: {item.sql}), ','), '') || ']'"
     elif kind.name == "STRUCT":
-        fields = enumerate(v.named(kind.fields))
+        fields = enumerate(kind.fields)  # a field without a name is called ""
         parts = [
-            f"{text(f'"{field}":')} || {_to_json(name, [v.field(value, index)], _).sql}"
+            f"{text(json.dumps(field, ensure_ascii=False) + ':')} || {_to_json(name, [v.field(value, index)], _).sql}"
             for index, (field, _kind) in fields
         ]
         inner = "'{' || " + " || ',' || ".join(parts) + " || '}'"
@@ -339,9 +367,16 @@ def _quantiles(name: str, arguments: Sequence[Value], modifiers: Modifiers) -> V
     value, number = _exactly(name, arguments, 2)
     if value.type.name not in ORDERED or modifiers != Modifiers():
         raise unsupported(f"{name} with modifiers or of {value.type}")
-    count = int(_literal(name, number))
+    count = int(number.text) if number.type == v.INT64 and (number.text or "").isdecimal() else 0
+    if not count:
+        raise unsupported(f"{name} where the number is no positive literal")
     points = ", ".join(str(index / count) for index in range(count + 1))
-    return Value(f"quantile_disc({value.sql}, [{points}])", array(value.type))
+    sql = f"quantile_disc({value.sql}, [{points}])"
+    if value.type == v.FLOAT64:  # DuckDB holds NaN for the highest number
+        sql = (
+            f"CASE WHEN bool_or(isnan({value.sql})) THEN {fill("refuse('APPROX_QUANTILES of NaN')", [])} ELSE {sql} END"
+        )
+    return Value(sql, array(value.type))
 
 
 # --- dates and times -------------------------------------------------------------------------------------------------
@@ -357,9 +392,9 @@ _STEPS = {
 }
 
 
-IN_RANGE = (
-    "CASE WHEN year({0}) NOT BETWEEN 1 AND 9999 THEN _bq_error('date or time out of range: ' || {0}) ELSE {0} END"
-)
+#: That a date or time is one of BigQuery's; year() would not do, it counts the years before 1 upwards again.
+BOUNDS = "epoch_us({0}) BETWEEN -62135596800000000 AND 253402300799999999"
+IN_RANGE = f"CASE WHEN NOT {BOUNDS} THEN _bq_error('date or time out of range: ' || {{0}}) ELSE {{0}} END"
 
 
 def shift(value: Value, operator: str, interval: Value) -> Value:
@@ -456,7 +491,8 @@ def civil(value: Value, zone: str = "UTC") -> Value:
     """Return the wall clock of a TIMESTAMP; other types are their own."""
     if value.type != v.TIMESTAMP:
         return value
-    return replace(value, sql=f"({value.sql} AT TIME ZONE {text(zone)})", type=v.DATETIME)
+    local = replace(value, sql=f"({value.sql} AT TIME ZONE {text(zone)})", type=v.DATETIME)
+    return local if zone == "UTC" else replace(local, sql=fill(IN_RANGE, [local], what="a time zone"))
 
 
 def zone(name: str, value: Value) -> str:
@@ -504,7 +540,7 @@ def _zoned(name: str, arguments: Sequence[Value], modifiers: Modifiers) -> Value
         if name == "TIMESTAMP" and where == "UTC":
             arguments = [value]
         elif name != "TIMESTAMP" and value.type == v.TIMESTAMP:
-            return cast(civil(value, where), Type(name))
+            return cast(civil(value, where), Type(name), safe=modifiers.safe)
         else:
             raise unsupported(f"{name} in a time zone, except of a TIMESTAMP or in UTC")
     if len(arguments) == 1 and arguments[0].type in (v.STRING, Type(name)):
@@ -560,6 +596,8 @@ def _format_time(name: str, arguments: Sequence[Value], _: Modifiers) -> Value:
         literals[f"at{last}"] = text(written[last : match.start()])
         pieces += [f"{{at{last}}}", FORMATS[element]]
         last = match.end()
+    if written[last:].endswith("%"):
+        raise unsupported(f"{name} with a % at the end")
     literals["rest"] = text(written[last:])
     template = f"({' || '.join([*pieces, '{rest}'])})"
     value = civil(value, where)
@@ -575,7 +613,7 @@ PARSES = {  # element: (the field that it sets, how it must be written so that n
     "%d": ("d", r"(\d\d?)"),
     "%e": ("d", r"(\d\d?)"),
     "%b": ("b", f"((?i:{'|'.join(_MONTHS)}))"),
-    "%H": ("H", r"(\d\d?)"),
+    "%H": ("H", r"([01]?\d|2[0-3])"),
     "%M": ("M", r"(\d\d?)"),
     "%S": ("S", r"([0-5]?\d)"),
     "%E*S": ("S", r"([0-5]?\d(?:\.\d{1,6})?)"),
@@ -608,7 +646,7 @@ def _parse_time(name: str, arguments: Sequence[Value], modifiers: Modifiers) -> 
     number = {field: f"CAST({group[field]} AS BIGINT)" for field in fields}
     if "b" in fields:
         number["m"] = f"list_position({list(_MONTHS)}, lower({group['b']}))"
-    date = f"make_date({number.get('Y', 1970)}, {number.get('m', 1)}, {number.get('d', 1)})"
+    date = f"make_date(nullif({number.get('Y', 1970)}, 0), {number.get('m', 1)}, {number.get('d', 1)})"
     clock = f"make_time({number.get('H', 0)}, {number.get('M', 0)}, CAST({group.get('S', '0')} AS DOUBLE))"
     made = {"DATE": date, "TIME": clock}.get(kind.name, f"({date} + {clock})")
     bad = "«'Failed to parse input string \"' || {0} || '\"'»"
@@ -638,7 +676,10 @@ def _generate_dates(name: str, arguments: Sequence[Value], _: Modifiers) -> Valu
     )
 
 
-_AGGREGATES = ("ARRAY_AGG", "STRING_AGG")  # of those that look at their arguments
+_AGGREGATES = ("ARRAY_AGG", "STRING_AGG", "APPROX_QUANTILES")  # of those that look at their arguments
+_SAFE = frozenset({"GREATEST", "LEAST", "CONCAT", "DATE", "DATETIME", "TIMESTAMP", "TIMESTAMP_DIFF"}) | {
+    f"{verb}_{kind}" for verb in ("PARSE", "FORMAT") for kind in _STEPS
+}  # those that heed SAFE., or cannot fail
 HANDLERS: dict[str, Callable[[str, Sequence[Value], Modifiers], Value]] = {
     "ERROR": _raise,
     "GREATEST": _extreme,
@@ -670,6 +711,7 @@ HANDLERS: dict[str, Callable[[str, Sequence[Value], Modifiers], Value]] = {
 }
 #: Which argument of a function is a date part.
 PARTS = {name: 2 if name.endswith("_DIFF") else 1 for name in HANDLERS if name.endswith(("_DIFF", "_TRUNC"))}
+PARTS["LAST_DAY"] = 1
 
 
 # --- functions that DuckDB lacks -------------------------------------------------------------------------------------
@@ -707,6 +749,56 @@ def _power(exponent: int) -> np.longdouble:
     return power
 
 
+class UnsureError(Exception):
+    """JSON of which we do not know what BigQuery makes."""
+
+
+def canonical_json(written: str) -> str:
+    """Return JSON as BigQuery keeps it: keys in order, the first of those that are equal, no white space.
+
+    Raises
+    ------
+    ValueError
+        It is no JSON.
+    UnsureError
+        It holds a number whose text could change.
+    """
+
+    def whole(digits: str) -> int:
+        if not -(2**63) <= int(digits) < 2**64:
+            raise UnsureError(f"not supported locally: the number {digits} in JSON")
+        return int(digits)
+
+    def fraction(digits: str) -> float:
+        number = float(digits)
+        if Decimal(digits) != Decimal(repr(number)) or 1e15 <= abs(number) < 1e16:  # there Python writes no exponent
+            raise UnsureError(f"not supported locally: the number {digits} in JSON")
+        return number
+
+    def constant(name: str) -> None:
+        raise ValueError(f"Invalid JSON: {name}")
+
+    parsed = json.loads(
+        written,
+        object_pairs_hook=lambda pairs: dict(reversed(pairs)),
+        parse_int=whole,
+        parse_float=fraction,
+        parse_constant=constant,
+    )
+    return json.dumps(parsed, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+
+
+def _json_texts(texts: pa.Array) -> pa.Array:
+    """Return canonical JSON, and NULL for what is none."""
+    found = []
+    for item in texts.to_pylist():
+        try:
+            found.append(None if item is None else canonical_json(item))
+        except ValueError:
+            found.append(None)
+    return pa.array(found, pa.string())
+
+
 def _error(messages: pa.Array) -> pa.Array:
     """Raise; DuckDB's own error() may not stand in a window's keys nor in TRY, because it is volatile."""
     for message in messages.drop_null().to_pylist():
@@ -715,6 +807,7 @@ def _error(messages: pa.Array) -> pa.Array:
 
 
 OURS = {
+    "_bq_json": (_json_texts, ["VARCHAR"], "VARCHAR"),
     "_bq_error": (_error, ["VARCHAR"], "NULL"),
     "_bq_fingerprint": (_fingerprint, ["BLOB"], "BIGINT"),
     "_bq_round": (_round, ["DOUBLE", "BIGINT"], "DOUBLE"),

@@ -40,7 +40,7 @@ NOT(BOOL) BOOL | (NOT {0})
 LIKE(STRING, STRING) BOOL | ({0} LIKE {1} ESCAPE '\')
 NULLIF(FLOAT64, FLOAT64) FLOAT64 | CASE WHEN {0} = {1} AND NOT isnan({0}) THEN NULL ELSE {0} END
 NULLIF(ORDERED, ORDERED) ORDERED | nullif({0}, {1})
-ABS(INT64) INT64 | abs({0})
+ABS(INT64) INT64 | CASE WHEN {0} = -9223372036854775808 THEN «'int64 overflow: ABS(' || {0} || ')'» ELSE abs({0}) END
 ABS(FLOAT64) FLOAT64 | abs({0})
 ABS(NUMERIC) NUMERIC | abs({0})
 SIGN(INT64) INT64 | CAST(sign({0}) AS BIGINT)
@@ -59,7 +59,7 @@ LOG(FLOAT64) FLOAT64 | CASE WHEN {0} <= 0 THEN «'Floating point error in functi
 LOG10(FLOAT64) FLOAT64 | CASE WHEN {0} <= 0 THEN «'Floating point error in function: LOG10(' || {0} || ')'» ELSE log10({0}) END
 POW/POWER(FLOAT64, FLOAT64) FLOAT64 | CASE WHEN isfinite({0}) AND isfinite({1}) AND NOT isfinite(pow({0}, {1})) THEN «'Floating point error in function: POW'» ELSE pow({0}, {1}) END
 MOD(INT64, INT64) INT64 | CASE WHEN {1} = 0 THEN «'division by zero: MOD(' || {0} || ', 0)'» WHEN {1} = -1 THEN {0} * 0 ELSE {0} % {1} END
-DIV(INT64, INT64) INT64 | CASE WHEN {1} = 0 THEN «'division by zero: ' || {0} || ' / 0'» ELSE {0} // {1} END
+DIV(INT64, INT64) INT64 | CASE WHEN {1} = 0 THEN «'division by zero: ' || {0} || ' / 0'» WHEN {1} = -1 AND {0} = -9223372036854775808 THEN «'int64 overflow: ' || {0} || ' / -1'» ELSE {0} // {1} END
 SAFE_DIVIDE(FLOAT64, FLOAT64) FLOAT64 | CASE WHEN {1} <> 0 AND NOT (isfinite({0}) AND isfinite({1}) AND isinf({0} / {1})) THEN {0} / {1} END
 IEEE_DIVIDE(FLOAT64, FLOAT64) FLOAT64 | ({0} / {1})
 SAFE_ADD(INT64, INT64) INT64 | TRY_CAST(CAST({0} AS HUGEINT) + CAST({1} AS HUGEINT) AS BIGINT)
@@ -84,26 +84,26 @@ TRIM(STRING, STRING) STRING | trim({0}, {1})
 LTRIM(STRING, STRING) STRING | ltrim({0}, {1})
 RTRIM(STRING, STRING) STRING | rtrim({0}, {1})
 SUBSTR/SUBSTRING(STRING, INT64) STRING | substring({0}, {start})
-SUBSTR/SUBSTRING(STRING, INT64, INT64) STRING | CASE WHEN {2} < 0 THEN «'Third argument in SUBSTR() cannot be negative'» ELSE substring({0}, {start}, {2}) END
-LEFT(STRING, INT64) STRING | CASE WHEN {1} < 0 THEN «'Second argument in LEFT() cannot be negative'» ELSE substring({0}, 1, {1}) END
-RIGHT(STRING, INT64) STRING | CASE WHEN {1} < 0 THEN «'Second argument in RIGHT() cannot be negative'» WHEN {1} >= length({0}) THEN {0} ELSE substring({0}, length({0}) - {1} + 1) END
+SUBSTR/SUBSTRING(STRING, INT64, INT64) STRING | CASE WHEN {2} < 0 AND {0} IS NOT NULL AND {1} IS NOT NULL THEN «'Third argument in SUBSTR() cannot be negative'» ELSE substring({0}, {start}, {2}) END
+LEFT(STRING, INT64) STRING | CASE WHEN {1} < 0 AND {0} IS NOT NULL THEN «'Second argument in LEFT() cannot be negative'» ELSE substring({0}, 1, {1}) END
+RIGHT(STRING, INT64) STRING | CASE WHEN {1} < 0 AND {0} IS NOT NULL THEN «'Second argument in RIGHT() cannot be negative'» WHEN {1} >= length({0}) THEN {0} ELSE substring({0}, length({0}) - {1} + 1) END
 STRPOS(STRING, STRING) INT64 | strpos({0}, {1})
 INSTR(STRING, STRING) INT64 | CASE WHEN {1} = '' THEN refuse('INSTR of an empty string') ELSE strpos({0}, {1}) END
 STARTS_WITH(STRING, STRING) BOOL | starts_with({0}, {1})
 ENDS_WITH(STRING, STRING) BOOL | ends_with({0}, {1})
 REPLACE(STRING, STRING, STRING) STRING | replace({0}, {1}, {2})
-REPEAT(STRING, INT64) STRING | CASE WHEN {1} < 0 THEN «'Second argument in REPEAT() cannot be negative'» ELSE repeat({0}, {1}) END
+REPEAT(STRING, INT64) STRING | CASE WHEN {1} < 0 AND {0} IS NOT NULL THEN «'Second argument in REPEAT() cannot be negative'» ELSE repeat({0}, {1}) END
 REVERSE(STRING) STRING | CASE WHEN {0} IS NOT NULL THEN coalesce(array_to_string(list_reverse(regexp_extract_all({0}, '(?s).')), ''), '') END
-LPAD(STRING, INT64) STRING | CASE WHEN {1} < 0 THEN «'Second argument in LPAD() cannot be negative'» ELSE lpad({0}, CAST({1} AS INTEGER), ' ') END
-RPAD(STRING, INT64) STRING | CASE WHEN {1} < 0 THEN «'Second argument in RPAD() cannot be negative'» ELSE rpad({0}, CAST({1} AS INTEGER), ' ') END
-LPAD(STRING, INT64, STRING) STRING | CASE WHEN {1} < 0 OR {2} = '' THEN «'Invalid argument in LPAD()'» ELSE lpad({0}, CAST({1} AS INTEGER), {2}) END
-RPAD(STRING, INT64, STRING) STRING | CASE WHEN {1} < 0 OR {2} = '' THEN «'Invalid argument in RPAD()'» ELSE rpad({0}, CAST({1} AS INTEGER), {2}) END
+LPAD(STRING, INT64) STRING | CASE WHEN {1} < 0 AND {0} IS NOT NULL THEN «'Second argument in LPAD() cannot be negative'» ELSE lpad({0}, CAST({1} AS INTEGER), ' ') END
+RPAD(STRING, INT64) STRING | CASE WHEN {1} < 0 AND {0} IS NOT NULL THEN «'Second argument in RPAD() cannot be negative'» ELSE rpad({0}, CAST({1} AS INTEGER), ' ') END
+LPAD(STRING, INT64, STRING) STRING | CASE WHEN {0} IS NULL OR {1} IS NULL OR {2} IS NULL THEN NULL WHEN {1} < 0 OR {2} = '' THEN «'Invalid argument in LPAD()'» ELSE lpad({0}, CAST({1} AS INTEGER), {2}) END
+RPAD(STRING, INT64, STRING) STRING | CASE WHEN {0} IS NULL OR {1} IS NULL OR {2} IS NULL THEN NULL WHEN {1} < 0 OR {2} = '' THEN «'Invalid argument in RPAD()'» ELSE rpad({0}, CAST({1} AS INTEGER), {2}) END
 SPLIT(STRING) ARRAY<STRING> | string_split({0}, ',')
 SPLIT(STRING, STRING) ARRAY<STRING> | CASE WHEN {1} = '' THEN refuse('SPLIT by an empty string') ELSE string_split({0}, {1}) END
 TO_HEX(BYTES) STRING | lower(hex({0}))
 FROM_HEX(STRING) BYTES | CASE WHEN regexp_full_match({0}, '([0-9a-fA-F][0-9a-fA-F])*') THEN unhex({0}) WHEN {0} IS NOT NULL THEN refuse('FROM_HEX of ' || {0}) END
 TO_BASE64(BYTES) STRING | to_base64({0})
-FROM_BASE64(STRING) BYTES | from_base64({0})
+FROM_BASE64(STRING) BYTES | CASE WHEN regexp_full_match({0}, '([A-Za-z0-9+/][A-Za-z0-9+/][A-Za-z0-9+/][A-Za-z0-9+/])*([A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/][A-Za-z0-9+/][AEIMQUYcgkosw048]=)?') THEN from_base64({0}) WHEN {0} IS NOT NULL THEN refuse('FROM_BASE64 of ' || {0}) END
 MD5(STRING) BYTES | unhex(md5({0}))
 MD5(BYTES) BYTES | unhex(md5({0}))
 SHA1(STRING) BYTES | unhex(sha1({0}))
@@ -117,7 +117,7 @@ CURRENT_TIMESTAMP() TIMESTAMP | now()
 CURRENT_DATE() DATE | CAST(now() AT TIME ZONE 'UTC' AS DATE)
 CURRENT_DATETIME() DATETIME | (now() AT TIME ZONE 'UTC')
 CURRENT_TIME() TIME | CAST(now() AT TIME ZONE 'UTC' AS TIME)
-DATE(INT64, INT64, INT64) DATE | CASE WHEN {0} BETWEEN 1 AND 9999 THEN make_date({0}, {1}, {2}) ELSE «'Input calculates to invalid date'» END
+DATE(INT64, INT64, INT64) DATE | coalesce(CASE WHEN {0} BETWEEN 1 AND 9999 THEN TRY_CAST(printf('%04d-%02d-%02d', {0}, {1}, {2}) AS DATE) END, CASE WHEN {0} + {1} + {2} IS NOT NULL THEN «'Input calculates to invalid date: ' || {0} || '-' || {1} || '-' || {2}» END)
 DATE(TIMESTAMP) DATE | CAST({0} AT TIME ZONE 'UTC' AS DATE)
 DATE(DATETIME) DATE | CAST({0} AS DATE)
 DATETIME(DATE) DATETIME | CAST({0} AS TIMESTAMP)
@@ -139,9 +139,9 @@ TIMESTAMP_MILLIS(INT64) TIMESTAMP | CASE WHEN {0} BETWEEN -62135596800000 AND 25
 TIMESTAMP_SECONDS(INT64) TIMESTAMP | CASE WHEN {0} BETWEEN -62135596800 AND 253402300799 THEN make_timestamptz({0} * 1000000) WHEN {0} IS NOT NULL THEN «'Invalid timestamp: ' || {0}» END
 ARRAY_LENGTH(ARRAY<T>) INT64 | len({0})
 ARRAY_REVERSE(ARRAY<T>) ARRAY<T> | list_reverse({0})
-ARRAY_TO_STRING(ARRAY<STRING>, STRING) STRING | CASE WHEN len({0}) = 0 THEN '' ELSE coalesce(array_to_string({0}, {1}), CASE WHEN {0} IS NOT NULL AND {1} IS NOT NULL THEN '' END) END
+ARRAY_TO_STRING(ARRAY<STRING>, STRING) STRING | CASE WHEN {1} IS NULL THEN NULL WHEN len({0}) = 0 THEN '' ELSE coalesce(array_to_string({0}, {1}), CASE WHEN {0} IS NOT NULL AND {1} IS NOT NULL THEN '' END) END
 GENERATE_ARRAY(INT64, INT64) ARRAY<INT64> | generate_series({0}, {1})
-GENERATE_ARRAY(INT64, INT64, INT64) ARRAY<INT64> | CASE WHEN {2} = 0 THEN «'Sequence step cannot be 0.'» ELSE generate_series({0}, {1}, {2}) END
+GENERATE_ARRAY(INT64, INT64, INT64) ARRAY<INT64> | CASE WHEN {2} = 0 AND {0} IS NOT NULL AND {1} IS NOT NULL THEN «'Sequence step cannot be 0.'» ELSE generate_series({0}, {1}, {2}) END
 IFNULL(T, T) T | coalesce({0}, {1})
 COALESCE(T, T...) T | coalesce({all})
 IF(BOOL, T, T) T | CASE WHEN {0} THEN {1} ELSE {2} END
@@ -149,7 +149,7 @@ TO_JSON_STRING(STRING, STRING) STRING | CASE WHEN regexp_matches({0}, '[\x00-\x1
 TO_JSON_STRING(BOOL, STRING) STRING | {1}
 TO_JSON_STRING(INT64, STRING) STRING | CASE WHEN {0} NOT BETWEEN -9007199254740992 AND 9007199254740992 THEN '"' || {1} || '"' ELSE {1} END
 TO_JSON_STRING(FLOAT64, STRING) STRING | CASE WHEN isfinite({0}) THEN {1} WHEN isnan({0}) THEN '"NaN"' WHEN {0} > 0 THEN '"Infinity"' ELSE '"-Infinity"' END
-PARSE_JSON(STRING) JSON | json({0})
+PARSE_JSON(STRING) JSON | CAST(coalesce(_bq_json({0}), CASE WHEN {0} IS NOT NULL THEN «'Invalid input to PARSE_JSON: ' || {0}» END) AS JSON)
 JSON_TYPE(JSON) STRING | CASE json_type({0}) WHEN 'VARCHAR' THEN 'string' WHEN 'BOOLEAN' THEN 'boolean' WHEN 'OBJECT' THEN 'object' WHEN 'ARRAY' THEN 'array' WHEN 'NULL' THEN 'null' ELSE CASE WHEN {0} IS NOT NULL THEN 'number' END END
 
 -- aggregate
@@ -175,7 +175,7 @@ STDDEV/STDDEV_SAMP(FLOAT64) FLOAT64 | stddev_samp({d}{0}){over}
 STDDEV_POP(FLOAT64) FLOAT64 | stddev_pop({d}{0}){over}
 VARIANCE/VAR_SAMP(FLOAT64) FLOAT64 | var_samp({d}{0}){over}
 VAR_POP(FLOAT64) FLOAT64 | var_pop({d}{0}){over}
-CORR(FLOAT64, FLOAT64) FLOAT64 | corr({0}, {1}){over}
+CORR(FLOAT64, FLOAT64) FLOAT64 | CASE WHEN regr_count({0}, {1}){over} < 2 THEN NULL WHEN covar_pop({0}, {1}){over} = 0 THEN CAST('nan' AS DOUBLE) ELSE corr({0}, {1}){over} END
 COVAR_POP(FLOAT64, FLOAT64) FLOAT64 | covar_pop({0}, {1}){over}
 COVAR_SAMP(FLOAT64, FLOAT64) FLOAT64 | covar_samp({0}, {1}){over}
 APPROX_COUNT_DISTINCT(T) INT64 | count(DISTINCT {0}){over}
@@ -195,7 +195,7 @@ LEAD(T, INT64) T | lead({0}, {offset}{nulls}){over}
 LEAD(T, INT64, T) T | lead({0}, {offset}, {2}{nulls}){over}
 FIRST_VALUE(T) T | first_value({0}{nulls}){over}
 LAST_VALUE(T) T | last_value({0}{nulls}){over}
-NTH_VALUE(T, INT64) T | nth_value({0}, {offset}{nulls}){over}
+NTH_VALUE(T, INT64) T | nth_value({0}, CASE WHEN {1} < 1 THEN _bq_error('NTH_VALUE takes a positive number') ELSE {1} END{nulls}){over}
 
 -- refused
 APPROX_TOP_COUNT APPROX_TOP_SUM ARRAY_CONCAT_AGG ARRAY_FILTER ARRAY_FIRST ARRAY_INCLUDES ARRAY_INCLUDES_ALL

@@ -5,6 +5,7 @@ effect is there.
 """
 
 import logging
+import re
 import threading
 import time
 import uuid
@@ -39,12 +40,13 @@ class Job:
 
     def __init__(self, project: str, body: dict) -> None:
         given = body.get("jobReference") or {}
-        self.project, self.id = project, given.get("jobId") or f"job_{uuid.uuid4().hex}"
+        self.project, self.id = project, str(given.get("jobId") or f"job_{uuid.uuid4().hex}")
         self.location = given.get("location") or "US"
         self.configuration: dict = body.get("configuration") or {}
         self.kind = next((k for k in ("query", "load", "copy", "extract") if k in self.configuration), "")
         self.statistics = {"creationTime": str(now_ms()), "startTime": str(now_ms())}
-        self.status = {"state": "RUNNING"}
+        self.status = {"state": "RUNNING"}  # what others see, until the job's effect is committed
+        self.ended = {"state": "DONE"}
         self.future: Future = Future()
         self.session: Session | None = None
         self.cancelled = False
@@ -73,13 +75,13 @@ class Job:
         return self.record()
 
     def done(self, error: ApiError | None = None) -> dict:
-        """End the job, and return its record."""
-        self.status = {"state": "DONE"}
+        """Return the record of the job as ended, which nobody sees before it is committed."""
+        self.ended = {"state": "DONE"}
         self.statistics["endTime"] = str(now_ms())
         if error:
             result = {"reason": error.reason, "message": error.message}
-            self.status |= {"errorResult": result, "errors": [result]}
-        return self.record()
+            self.ended |= {"errorResult": result, "errors": [result]}
+        return self.record() | {"status": self.ended}
 
 
 def error_of(record: dict) -> ApiError | None:
@@ -105,6 +107,10 @@ class Jobs:
         """Start a job; refuse an id that was used before. ``upload`` is the load's file; it is deleted at the end."""
         job = Job(project, body)
         try:
+            if not re.fullmatch(r"[A-Za-z0-9_-]{1,1024}", job.id):
+                raise ApiError(
+                    400, "invalid", f"Invalid job ID {job.id!r}: letters, digits, dashes and underscores only"
+                )
             with self._lock, self._database.session() as session:
                 if (project, job.id) in self._running or session.job(project, job.id):
                     raise ApiError(409, "duplicate", f"Already Exists: Job {job.path}")
@@ -191,6 +197,7 @@ class Jobs:
         finally:
             if upload:
                 upload.unlink(missing_ok=True)
+            job.status = job.ended
             self._running.pop((job.project, job.id), None)
             job.future.set_result(None)
 

@@ -134,6 +134,9 @@ def _open_parquet(path: Path, load: Mapping, given: Schema | None) -> tuple[Sche
     except (pa.ArrowInvalid, OSError) as exc:
         raise bad_data(f"{exc}: the file is no Parquet file, or a damaged one") from exc
     lists = bool((load.get("parquetOptions") or {}).get("enableListInference"))
+    for field in given or ():
+        if _has_json(field):
+            raise ApiError(400, "invalid", f"Unsupported field type: JSON (column {field['name']} of a Parquet load)")
     own = types.normalize([_parquet_field(field, lists=lists) for field in file.schema_arrow])
     fields = _as_given(own, given, ignore_unknown=bool(load.get("ignoreUnknownValues"))) if given else own
     return fields, _checked(_read_parquet(file, fields), fields)
@@ -145,14 +148,10 @@ def _read_parquet(file: pq.ParquetFile, fields: Schema) -> Iterator[pa.RecordBat
     try:
         for batch in file.iter_batches(_BATCH_ROWS, columns=[name for name in wanted if name]):
             missing = pa.nulls(batch.num_rows)
-            columns = [_storage(batch.column(name)) if name else missing for name in wanted]
+            columns = [batch.column(name) if name else missing for name in wanted]
             yield types.conform(pa.record_batch(columns, names=[f["name"] for f in fields]), schema)
     except (pa.ArrowInvalid, OSError) as exc:
         raise bad_data(str(exc)) from exc
-
-
-def _storage(array: pa.Array) -> pa.Array:
-    return array.storage if isinstance(array, pa.ExtensionArray) else array
 
 
 def _as_given(own: Schema, given: Schema, *, ignore_unknown: bool) -> Schema:
@@ -173,10 +172,13 @@ def _as_given(own: Schema, given: Schema, *, ignore_unknown: bool) -> Schema:
     return given
 
 
+def _has_json(field: dict) -> bool:
+    return field["type"] == "JSON" or any(_has_json(part) for part in field.get("fields", ()))
+
+
 def _shape(field: dict) -> tuple:
-    kind = "STRING" if field["type"] == "JSON" else field["type"]  # Arrow writers store JSON as text
     nested = tuple((f["name"].lower(), _shape(f)) for f in field.get("fields", ()))
-    return kind, field["mode"] == "REPEATED", nested
+    return field["type"], field["mode"] == "REPEATED", nested
 
 
 def _parquet_field(field: pa.Field, *, lists: bool) -> dict:
@@ -199,8 +201,6 @@ def _parquet_field(field: pa.Field, *, lists: bool) -> dict:
 
 
 def _parquet_scalar(name: str, kind: pa.DataType) -> str:
-    if isinstance(kind, pa.JsonType):
-        return "JSON"
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     t = pa.types

@@ -69,14 +69,18 @@ class QueryRun:
         self._in_transaction = False  # between the script's own BEGIN and COMMIT
         _check_options(query)
 
-    def _statements(self) -> Iterator[Statement]:
+    def _default_dataset(self) -> tuple[str, str | None]:
         default = self._query.get("defaultDataset") or {}
+        return default.get("projectId") or self._project, default.get("datasetId")
+
+    def _statements(self) -> Iterator[Statement]:
+        project, dataset = self._default_dataset()
         named = enumerate(self._query.get("queryParameters") or (), 1)
         return sql.script(
             self._query["query"],
             catalog=self._session,
-            project=default.get("projectId") or self._project,
-            dataset=default.get("datasetId"),
+            project=project,
+            dataset=dataset,
             parameter_types={p.get("name") or str(n): p["parameterType"] for n, p in named},
         )
 
@@ -245,7 +249,7 @@ class QueryRun:
     def _create_view(self, statement: CreateView) -> Outcome:
         done = self._make_room(statement)
         if done != "SKIP":
-            view = View(statement.text, statement.query)
+            view = View(statement.text, statement.query, *self._default_dataset())
             self._session.create(statement.target, statement.query.schema, statement.properties, view)
         return self._defined(statement, statement.target, done)
 

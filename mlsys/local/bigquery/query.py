@@ -2,7 +2,9 @@
 # ruff: noqa: S608 -- to write SQL is what this module does; every name in it is quoted
 
 import itertools
+import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -205,6 +207,8 @@ class Translator:
             return self._unnest(node.expressions, node, scope)
         if isinstance(node, exp.Subquery) and isinstance(node.this, exp.Query):
             only(node, "this", "alias", "with_")
+            if node.args.get("alias") and node.args["alias"].columns:
+                raise unsupported("column names in a subquery's alias")
             sql, columns = self.query(node.this, scope.parent)
             return self._aliased(f"({sql})", node.alias, columns)
         if not isinstance(node, exp.Table):
@@ -289,6 +293,8 @@ class Translator:
         before, after = scope.columns, inner.columns
         scope.columns, scope.tables = before + after, scope.tables | inner.tables
         scope.elements, scope.partial = scope.elements | inner.elements, scope.partial or inner.partial
+        if join.kind.upper() == "CROSS" and (using or on):
+            raise invalid("Syntax error: CROSS JOIN takes neither ON nor USING")
         if using:
             condition, scope.columns = self._using([item.name for item in using], before, after, side)
         elif on:
@@ -347,7 +353,9 @@ class Translator:
         if node is None:
             return ""
         only(node, "expressions")
-        clauses = []
+        clauses, names = [], [cte.alias.lower() for cte in node.expressions]
+        if len(set(names)) < len(names):
+            raise invalid(f"Duplicate alias {max(names, key=names.count)} for WITH subquery")
         for cte in node.expressions:
             only(cte, "this", "alias")
             if cte.args["alias"].columns:
@@ -402,7 +410,8 @@ class Translator:
         items = list(self._items(node.expressions, scope))
         if not items:
             raise invalid("Syntax error: SELECT list must not be empty")
-        aliases = {item.name.lower(): item.value for item in items if item.name and len(named(items, item.name)) == 1}
+        seen = Counter(item.name.lower() for item in items if item.name)
+        aliases = {item.name.lower(): item.value for item in items if item.name and seen[item.name.lower()] == 1}
         after = replace(scope, aliases=aliases)
         group = self._group(node.args.get("group"), scope, items)
         having, qualify = self._condition(node, "having", after), self._condition(node, "qualify", after)
@@ -446,6 +455,9 @@ class Translator:
             raise invalid("SELECT * must have a FROM clause")
         dropped = [item.name for item in star.args.get("except_") or ()]
         swapped = {item.alias.lower(): item.this for item in star.args.get("replace") or ()}
+        listed = [name.lower() for name in (*dropped, *(item.alias for item in star.args.get("replace") or ()))]
+        if len(set(listed)) < len(listed):
+            raise invalid(f"Duplicate column name {max(listed, key=listed.count)} in SELECT * EXCEPT or REPLACE list")
         for name in (*dropped, *swapped):
             if not named(columns, name):
                 raise invalid(f"Column {name} in SELECT * EXCEPT or REPLACE list does not exist")
@@ -489,13 +501,15 @@ class Translator:
 
     def _limit(self, node: exp.Expression) -> str:
         sql = ""
+        if node.args.get("offset") and not node.args.get("limit"):
+            raise invalid("Syntax error: OFFSET without LIMIT")
         for key in ("limit", "offset"):
             if clause := node.args.get(key):
                 only(clause, "expression")
                 value = self.expression(clause.expression, Scope())
                 if value.type != v.INT64 or value.origin not in ("literal", "parameter"):
                     raise invalid(f"{key.upper()} must be an integer literal or parameter")
-                sql += f" {key.upper()} {value.sql}"
+                sql += f" {key.upper()} coalesce({value.sql}, _bq_error('{key.upper()} must not be NULL'))"
         return sql
 
     # --- expressions -------------------------------------------------------------------------------------------------
@@ -514,6 +528,8 @@ class Translator:
             return value
         # BigQuery raises where finite numbers give infinity; looking once, at the root of the arithmetic, is enough.
         finite = "".join(f" AND isfinite({operand})" for operand in dict.fromkeys(operands))
+        if len(value.sql) > v.LONGEST:
+            raise unsupported("arithmetic nested so deeply")
         sql = f"CASE WHEN NOT isfinite({value.sql}){finite} THEN _bq_error('double overflow') ELSE {value.sql} END"
         return replace(value, sql=sql)
 
@@ -527,6 +543,11 @@ class Translator:
             return self._raw(node.this, scope)
         if type(node) in ARITHMETIC:
             return self._arithmetic(node, scope)
+        if isinstance(node, _COMPARISONS) and any(
+            isinstance(side, (*_COMPARISONS, exp.Not, exp.Connector))
+            for side in (node.this, node.args.get("expression"))
+        ):
+            raise unsupported("a comparison of a comparison without parentheses: BigQuery's do not associate")
         if type(node) in _OPERATORS:
             sides = self.all([side for side in (node.this, node.args.get("expression")) if side], scope)
             return call(_OPERATORS[type(node)], sides), []
@@ -541,6 +562,8 @@ class Translator:
             left, right = right, left
         if operator in "+-" and right.type == INTERVAL and left.type in (v.DATE, v.DATETIME, v.TIMESTAMP):
             return functions.shift(cast(left, v.DATETIME) if left.type == v.DATE else left, operator, right), []
+        if operator == "+" and (left.type, right.type) == (v.INT64, v.DATE):
+            left, right = right, left
         if operator in "+-" and (left.type, right.type) == (v.DATE, v.INT64):
             return functions.shift(left, operator, replace(right, text="DAY")), []
         value = call(operator, [left, right])
@@ -556,6 +579,8 @@ class Translator:
         if not node.is_int:
             if not re.fullmatch(r"-?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", written):
                 raise invalid(f"Syntax error: Invalid floating point literal {written}")
+            if math.isinf(float(written)):
+                raise unsupported(f"the literal {written}, which is beyond FLOAT64")
             return Value(f"CAST('{written}' AS DOUBLE)", v.FLOAT64, "literal", written)
         if not -(2**63) <= int(written) < 2**63:
             raise invalid(f"Invalid integer literal: {written}")
@@ -598,6 +623,8 @@ class Translator:
                 (part.name, part.kind) if isinstance(part, exp.ColumnDef) else ("", part) for part in node.expressions
             )
             return Type("STRUCT", tuple((name, self.type(kind)) for name, kind in typed))
+        if node.meta.get("written", "STRING").upper() not in _TYPE_NAMES:
+            raise invalid(f"Type not found: {node.meta['written']}")
         if node.this not in _TYPES or node.expressions:
             raise unsupported(f"type {node.sql('bigquery')}")
         return Type(_TYPES[node.this])
@@ -605,6 +632,11 @@ class Translator:
     def _cast(self, node: exp.Cast, scope: Scope) -> Value:
         only(node, "this", "to", "safe")
         kind = self.type(node.to)
+        if isinstance(node.this, exp.Array) and kind.name == "ARRAY":  # ARRAY<FLOAT64>[1, 2]
+            fitted = [coerced(item, kind.element) for item in self.all(node.this.expressions, scope)]
+            if None in fitted:
+                raise invalid(f"Array elements do not coerce to {kind.element}")
+            return Value(f"CAST([{', '.join(item.sql for item in fitted)}] AS {kind.duck()})", kind)
         if not isinstance(node.this, exp.Struct):
             return cast(self.expression(node.this, scope), kind, safe=isinstance(node, exp.TryCast))
         values = self.all(node.this.expressions, scope)  # STRUCT<a INT64>(1)
@@ -697,11 +729,15 @@ class Translator:
         kind = common(items)
         if kind is None:
             kinds = ", ".join(str(item.type) for item in items)
+            if any(item.type.name == "STRUCT" for item in items):
+                raise unsupported(f"an array of {kinds}")
             raise invalid(f"Array elements of types {{{kinds}}} do not have a common supertype")
         return Value(f"[{', '.join(coerced(item, kind).sql for item in items)}]", array(kind))
 
     def _struct(self, nodes: Sequence[exp.Expression], scope: Scope, *, bare: bool = False) -> Value:
         pairs = []
+        if not nodes:
+            raise unsupported("a STRUCT without fields")
         for node in nodes:
             value = self.expression(node.unalias(), scope)
             name = node.alias if isinstance(node, exp.Alias) else value.name
@@ -769,6 +805,8 @@ class Translator:
             return Value(f"array({sql})", array(value.type))
         if over:
             found["over"] = f" OVER ({self._over(over, scope, name)})"
+        elif scope.parent and functions.is_aggregate(name):
+            self._check_own(nodes, scope)
         for index in (0, -1) if nodes else ():
             if (
                 isinstance(nodes[index], exp.Distinct) and nodes[index].expressions
@@ -784,11 +822,25 @@ class Translator:
         ]
         return call(name, arguments, Modifiers(**found))
 
+    @staticmethod
+    def _check_own(nodes: Sequence[exp.Expression], scope: Scope) -> None:
+        """Refuse an aggregate of columns that are all of an outer query: DuckDB would aggregate that one's rows."""
+        paths = [path_of(column) for node in nodes for column in node.find_all(exp.Column)]
+        own = replace(scope, parent=None)
+        for path in paths:
+            try:
+                own.resolve(path)
+            except ApiError:
+                continue
+            return
+        if paths:
+            raise unsupported(f"an aggregate in a subquery of {'.'.join(paths[0])}, which belongs to the outer query")
+
     def _unwrap(self, node: exp.Expression, scope: Scope) -> tuple[exp.Expression, dict]:
         """Take DISTINCT, IGNORE NULLS, ORDER BY and LIMIT off an argument."""
         found: dict = {}
         while True:
-            if isinstance(node, exp.Limit) and isinstance(node.expression, exp.Literal):
+            if isinstance(node, exp.Limit) and isinstance(node.expression, exp.Literal) and node.expression.this != "0":
                 found["limit"] = str(int(node.expression.this))
             elif isinstance(node, exp.Order):
                 found["order"] = self._keys(node.expressions, scope)
@@ -813,10 +865,14 @@ class Translator:
         if node.args.get("partition_by"):
             keys = self.all(node.args["partition_by"], scope)
             for key in keys:
+                if key.origin:
+                    raise unsupported("a window partitioned by a literal or parameter")
                 if key.type.name not in ORDERED - {"FLOAT64"}:
                     raise invalid(f"Partitioning by expressions of type {key.type} is not allowed")
             parts.append(f"PARTITION BY {', '.join(key.sql for key in keys)}")
         if order:
+            if any(self.expression(item.this, scope).origin for item in order.expressions):
+                raise unsupported("a window ordered by a literal or parameter")
             parts.append(f"ORDER BY {self._keys(order.expressions, scope)}")
         elif function in _RANKED:
             raise invalid(f"Window ORDER BY is required for analytic function {function.lower()}")
@@ -932,12 +988,20 @@ INFORMATION_SCHEMA = {
     "TABLES": "table_catalog table_schema table_name table_type creation_time",
     "SCHEMATA": "catalog_name schema_name creation_time location",
 }
+_COMPARISONS = (exp.EQ, exp.NEQ, exp.LT, exp.LTE, exp.GT, exp.GTE, exp.Is, exp.In, exp.Like, exp.Between,
+                exp.NullSafeEQ, exp.NullSafeNEQ)  # fmt: skip
+#: Of the words that sqlglot reads as types, those that are BigQuery's.
+_TYPE_NAMES = frozenset({
+    "INT64", "INT", "SMALLINT", "INTEGER", "BIGINT", "TINYINT", "BYTEINT", "FLOAT64", "NUMERIC", "DECIMAL",
+    "BIGNUMERIC", "BIGDECIMAL", "BOOL", "BOOLEAN", "STRING", "BYTES", "DATE", "TIME", "DATETIME", "TIMESTAMP",
+    "JSON", "GEOGRAPHY", "INTERVAL", "RANGE", "ARRAY", "STRUCT",
+})  # fmt: skip
 _OTHER_TYPES = {"ordinal_position": v.INT64, "clustering_ordinal_position": v.INT64, "creation_time": v.TIMESTAMP}
 HANDLERS: dict[type, Callable[[Translator, exp.Expression, Scope], Value]] = {
     exp.Literal: Translator._literal,
     exp.RawString: lambda _, node, __: Value(text(node.this), v.STRING, "literal", node.this),
     exp.ByteString: lambda _, node, __: Value(f"encode({text(node.this)})", v.BYTES, "literal"),
-    exp.ParseJSON: lambda _, node, __: Value(f"json({text(node.this.this)})", v.JSON),
+    exp.ParseJSON: lambda _, node, __: call("PARSE_JSON", [Value(text(node.this.this), v.STRING, "literal")]),
     exp.Null: lambda *_: Value("NULL", v.INT64, "null"),
     exp.Boolean: lambda _, node, __: Value(str(node.this).lower(), v.BOOL, "literal"),
     exp.Neg: Translator._negative,

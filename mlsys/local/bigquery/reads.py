@@ -22,7 +22,7 @@ def readable(session: Session, ref: TableRef) -> Schema:
 
 def chosen(schema: Schema, columns: Iterable[str]) -> Schema:
     """Return the fields of ``columns`` in the table's order, all of them when none is named."""
-    wanted = {name.lower() for name in columns}
+    wanted = {name.lower().strip("`") for name in columns}
     if any("." in name for name in wanted):
         raise unsupported("the selection of a field inside a RECORD")
     if unknown := wanted - {f["name"].lower() for f in schema}:

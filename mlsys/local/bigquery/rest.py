@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import logging
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -20,6 +22,7 @@ from mlsys.local.http import Handler, Routes
 
 ENGINE: web.AppKey[Engine] = web.AppKey("bigquery", Engine)
 routes = Routes("bigquery")
+logger = logging.getLogger(__name__)
 
 _PROJECT = "/bigquery/v2/projects/{project}"
 _DATASET = _PROJECT + "/datasets/{dataset}"
@@ -56,7 +59,10 @@ class Call:
 
     def number(self, name: str, default: int) -> int:
         """Return an integer of the query string."""
-        return int(self.query.get(name) or default)
+        text = self.query.get(name) or str(default)
+        if not re.fullmatch(r"[0-9]{1,19}", text):
+            raise ApiError(400, "invalid", f"Invalid value for {name}: {text!r}")
+        return min(int(text), 2**63 - 1)
 
     def columns(self) -> list[str]:
         """Return ``selectedFields``."""
@@ -76,14 +82,33 @@ def _operation(method: str, path: str, name: str, parse_float: Callable = float)
     def register(handler: Callable[[Call], Any]) -> Handler:
         async def run(request: web.Request) -> web.Response:
             engine = request.app[ENGINE]
-            raw = await request.read()
-            body = json.loads(raw, parse_float=parse_float) if raw else {}
+            body = _json(await request.read(), parse_float)
             call = Call(engine, request.match_info, request.query, request.headers, body)
-            return await _threaded(engine, lambda: handler(call))
+
+            def handled() -> Any:
+                try:
+                    return handler(call)
+                except (AttributeError, KeyError, TypeError, ValueError) as exc:  # so do bodies of another shape end
+                    logger.exception("%s failed", name)
+                    message = f"Invalid request, or the twin failed on it: {type(exc).__name__}: {exc}; see its log"
+                    raise ApiError(400, "invalid", message) from exc
+
+            return await _threaded(engine, handled)
 
         return routes.add(method, path, name)(run)
 
     return register
+
+
+def _json(raw: bytes, parse_float: Callable = float) -> dict:
+    """Return the JSON object in a body."""
+    try:
+        body = json.loads(raw, parse_float=parse_float) if raw else {}
+    except ValueError as exc:
+        raise ApiError(400, "parseError", f"Parse Error: {exc}") from exc
+    if not isinstance(body, dict):
+        raise ApiError(400, "parseError", "Parse Error: the body must be a JSON object")
+    return body
 
 
 async def _threaded(engine: Engine, work: Callable[[], Any]) -> web.Response:
@@ -151,7 +176,25 @@ def _insert_dataset(call: Call) -> dict:
         return session.create_dataset(call.project, name, _dataset_properties(call.body))
 
 
+_OBJECTS = (
+    "datasetReference", "tableReference", "schema", "view", "labels",
+    "timePartitioning", "rangePartitioning", "clustering",
+)  # fmt: skip
+
+
+def _check_shape(body: dict) -> None:
+    """Refuse what would be kept and then not be understood."""
+    for key, value in body.items():
+        if value is not None and key in _OBJECTS and not isinstance(value, dict):
+            raise ApiError(400, "invalid", f"Invalid value for {key}: {value!r}")
+        if key.startswith("expiration") and not re.fullmatch(r"[0-9]{1,18}", str(value or 0)):
+            raise ApiError(400, "invalid", f"Invalid value for {key}: {value!r}")
+    if not all(isinstance(value, str | None) for value in (body.get("labels") or {}).values()):
+        raise ApiError(400, "invalid", "Invalid value for labels: they must be text")
+
+
 def _dataset_properties(body: dict) -> dict:
+    _check_shape(body)
     known = {*_DATASET_KEYS, *_COMPUTED, "datasetReference"}
     if extra := sorted(key for key in body.keys() - known if body[key]):
         raise unsupported(f"the dataset property {extra[0]}")
@@ -197,7 +240,8 @@ def _delete_dataset(call: Call) -> None:
 
 def _resource(session: Session, body: dict) -> dict:
     """Return a table as ``tables.get`` answers it."""
-    resource = {key: value for key, value in body.items() if key != "reads" and (key != "schema" or value["fields"])}
+    hidden = {"reads", "translated"} | ({"schema"} if not body["schema"]["fields"] else set())
+    resource = {key: value for key, value in body.items() if key not in hidden}
     if body["type"] == "VIEW":
         return resource
     ref = body["tableReference"]
@@ -236,10 +280,11 @@ def _view(session: Session, call: Call) -> View:
     )
     if more or not isinstance(statement, Query) or statement.kind != "SELECT":
         raise ApiError(400, "invalidQuery", "A view must be one SELECT statement.")
-    return View(view["query"], statement)
+    return View(view["query"], statement, call.project, None)
 
 
 def _check_table(body: dict) -> None:
+    _check_shape(body)
     known = {*PROPERTIES, *_COMPUTED, "tableReference", "schema", "view", "numRows", "numBytes", "numLongTermBytes"}
     if extra := sorted(key for key in body.keys() - known if body[key]):
         raise unsupported(f"the table property {extra[0]}")
@@ -455,11 +500,14 @@ async def _upload(request: web.Request) -> web.Response:
     engine, project = request.app[ENGINE], request.match_info["project"]
     kind = request.query.get("uploadType")
     if kind == "multipart":
-        body, path = await engine.uploads.multipart(request)
+        try:
+            body, path = await engine.uploads.multipart(request)
+        except (ValueError, AssertionError, LookupError) as exc:
+            raise ApiError(400, "invalid", f"Malformed multipart body: {exc}") from exc
         return await _threaded(engine, lambda: _loaded(engine, project, body, path))
     if kind != "resumable":
         raise unsupported(f"uploads of type {kind}")
-    upload_id = engine.uploads.start(project, await request.json())
+    upload_id = engine.uploads.start(project, _json(await request.read()))
     location = request.url.with_query(uploadType="resumable", upload_id=upload_id)
     return web.Response(headers={"Location": str(location)})
 

@@ -4,7 +4,7 @@ A field is a ``TableFieldSchema`` in REST form, brought to one spelling by `norm
 ``fields`` for a RECORD, ``description`` when there is one.
 """
 
-import re
+import unicodedata
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -38,7 +38,12 @@ SCALARS = {
 }
 _ALIASES = {"INT64": "INTEGER", "FLOAT64": "FLOAT", "BOOL": "BOOLEAN", "STRUCT": "RECORD"}
 _FIELD_KEYS = {"name", "type", "mode", "fields", "description"}
-_RESERVED = ("_table_", "_file_", "_partition", "_row_timestamp", "__root__", "_colidentifier")
+_RESERVED = (
+    "_table_", "_file_", "_partition", "_row_timestamp", "__root__", "_colidentifier", "_change_sequence_number",
+    "_change_type", "_change_timestamp",
+)  # fmt: skip
+_COLUMNS = 10_000  # in a table, with those inside RECORDs
+_SIGNS = frozenset("&%=+:'<>#|")
 
 
 def quote(name: str) -> str:
@@ -49,6 +54,8 @@ def quote(name: str) -> str:
 def normalize(fields: Iterable[dict]) -> Schema:
     """Return ``fields`` in the one spelling that the engine works with; refuse what it cannot store exactly."""
     schema = [_normal_field(field) for field in fields]
+    if len(schema) > _COLUMNS:
+        raise ApiError(400, "invalid", f"Too many columns: {len(schema)}; a table can have {_COLUMNS}")
     seen = set()
     for field in schema:
         if field["name"].lower() in seen:
@@ -60,7 +67,7 @@ def normalize(fields: Iterable[dict]) -> Schema:
 def _normal_field(field: dict) -> dict:
     name, kind = field.get("name") or "", (field.get("type") or "").upper()
     kind = _ALIASES.get(kind, kind)
-    if not re.fullmatch(r"[^\W\d]\w{0,299}", name) or name.lower().startswith(_RESERVED):
+    if not _is_name(name) or name.lower().startswith(_RESERVED):
         raise ApiError(400, "invalid", f'Invalid field name "{name}".')
     if extra := sorted(key for key in field.keys() - _FIELD_KEYS if field[key]):
         raise unsupported(f"{extra[0]} of column {name}")
@@ -74,6 +81,13 @@ def _normal_field(field: dict) -> dict:
         if not normal["fields"]:
             raise ApiError(400, "invalid", f"Field {name} is type RECORD but has no schema")
     return normal | ({"description": field["description"]} if field.get("description") else {})
+
+
+def _is_name(name: str) -> bool:
+    """Say whether BigQuery takes a column's name: letters, marks and digits of any script, and a few signs."""
+    kinds = (unicodedata.category(sign) for sign in name if sign not in _SIGNS)
+    known = all(kind.startswith(("L", "M", "N", "Pc", "Pd", "Zs")) for kind in kinds)
+    return known and 1 <= len(name) <= 300 and bool(name.strip())
 
 
 def element(field: dict) -> dict:
@@ -204,7 +218,7 @@ def without_null_arrays(expression: str, field: dict, depth: int = 0) -> str:
         return filled if inner == item else f"list_transform({filled}, lambda {item}: {inner})"
     if not holds_arrays(field):
         return expression
-    parts = ((f, f"struct_extract({expression}, '{f['name']}')") for f in field["fields"])
+    parts = ((f, f"struct_extract({expression}, {_text(f['name'])})") for f in field["fields"])
     packed = ", ".join(f"{quote(f['name'])} := {without_null_arrays(part, f, depth)}" for f, part in parts)
     return f"CASE WHEN {expression} IS NULL THEN NULL ELSE struct_pack({packed}) END"
 
@@ -220,7 +234,16 @@ def tidy_columns(fields: Schema) -> str:
     return ", ".join(f"{without_null_arrays(name, f)} AS {name}" for name, f in names.items())
 
 
-def total_size(column: str, field: dict) -> str:
+def _text(name: str) -> str:
+    return "'" + name.replace("'", "''") + "'"
+
+
+def total_sizes(fields: Schema) -> str:
+    """Return aggregates over all columns, to be added up by the caller: a sum of thousands is too deep for DuckDB."""
+    return ", ".join(_total_size(quote(f["name"]), f) for f in fields)
+
+
+def _total_size(column: str, field: dict) -> str:
     """Return an aggregate over a column: BigQuery's logical bytes, by its documented size of each type."""
     width = field["mode"] != "REPEATED" and field["type"] in SCALARS and SCALARS[field["type"]].width
     return f"{width} * count({column})" if width else f"coalesce(sum({_size(column, field)}), 0)"
@@ -233,7 +256,9 @@ def _size(value: str, field: dict, depth: int = 0) -> str:
         return f"coalesce(list_sum(list_transform({value}, lambda {item}: {inner})), 0)"
     if field["type"] == "RECORD":
         return (
-            "(" + " + ".join(_size(f"struct_extract({value}, '{f['name']}')", f, depth) for f in field["fields"]) + ")"
+            "("
+            + " + ".join(_size(f"struct_extract({value}, {_text(f['name'])})", f, depth) for f in field["fields"])
+            + ")"
         )
     width = SCALARS[field["type"]].width
     if width:

@@ -45,6 +45,8 @@ class Uploads:
         reader, path = await request.multipart(), self._new_file()
         try:
             body = json.loads(await (await _next_part(reader)).read())
+            if not isinstance(body, dict):
+                raise ValueError("the job must be a JSON object")
             data = await _next_part(reader)
             with path.open("wb") as file:
                 while chunk := await data.read_chunk(_CHUNK):

@@ -199,11 +199,13 @@ def struct(fields: Sequence[tuple[str, Value]]) -> Value:
     return Value(f"struct_pack({', '.join(items)})", kind, volatile=any(value.volatile for _, value in fields))
 
 
+LONGEST = 4_000_000
+
 # Casts: {0} is the value. «…» raises what BigQuery would say, and is NULL in SAFE_CAST; refuse(…) stops both.
 _BLANK = r"[ \t\n\v\f\r]"
 _DATE = r"\d\d\d\d-\d{1,2}-\d{1,2}"
 _CLOCK = r"([01]?\d|2[0-3]):[0-5]?\d:[0-5]?\d(\.\d{1,6})?"
-_ZONE = r"(Z| ?UTC|[+-]\d\d(:\d\d)?)"
+_ZONE = r"(Z| ?UTC|[+-](0\d|1[0-3])(:[0-5]\d)?|[+-]14(:00)?)"
 
 
 def _when(pattern: str, then: str, otherwise: str) -> str:
@@ -214,6 +216,8 @@ def _when(pattern: str, then: str, otherwise: str) -> str:
 def _moment(pattern: str, duck: str, noun: str) -> str:
     bad = f"«'Invalid {noun}: ''' || {{0}} || ''''»"
     other = f"CASE WHEN regexp_matches({{0}}, '^ *[0-9]') THEN refuse('{noun}s written as ' || {{0}}) ELSE {bad} END"
+    if noun != "time string":  # DuckDB goes on before the year 1 and after 9999
+        duck = f"CASE WHEN epoch_us({duck}) BETWEEN -62135596800000000 AND 253402300799999999 THEN {duck} END"
     return _when(pattern, f"coalesce({duck}, {bad})", other)
 
 
@@ -247,7 +251,10 @@ CASTS = {
     ),
     ("STRING", "FLOAT64"): _when(
         rf"(?i){_BLANK}*[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|inf|infinity|nan){_BLANK}*",
-        r"CAST(ltrim(trim({0}, E' \t\n\v\f\r'), '+') AS DOUBLE)",
+        r"CASE WHEN isinf(TRY_CAST(ltrim(trim({0}, E' \t\n\v\f\r'), '+') AS DOUBLE)) "
+        r"AND NOT regexp_matches({0}, '(?i)inf') "
+        r"THEN refuse('a number beyond FLOAT64: ' || {0}) "
+        r"ELSE TRY_CAST(ltrim(trim({0}, E' \t\n\v\f\r'), '+') AS DOUBLE) END",
         "«'Bad double value: ' || {0}»",
     ),
     ("STRING", "NUMERIC"): _when(
@@ -290,9 +297,6 @@ def cast(value: Value, to: Type, *, safe: bool = False) -> Value:
     if source.name == to.name == "STRUCT" and len(source.fields) == len(to.fields) and not safe:
         parts = [(name, cast(field(value, index), kind)) for index, (name, kind) in enumerate(to.fields)]
         return Value(f"CASE WHEN {value.sql} IS NOT NULL THEN {struct(parts).sql} END", to)
-    if source.name == to.name == "ARRAY" and not safe:
-        item = cast(Value("_item", source.element), to.element)
-        return Value(f"list_transform({value.sql}, lambda _item: {item.sql})", to)
     template = CASTS.get((source.name, to.name))
     if template is None:
         if to.name in _DUCK and source.name in _DUCK and {source.name, to.name}.isdisjoint({"JSON", "NUMERIC"}):
@@ -312,4 +316,7 @@ def fill(template: str, values: Sequence[Value], *, safe: bool = False, what: st
         template = template.replace("CAST(round(", "TRY_CAST(round(")
     template = re.sub("«(.*?)»", "NULL" if safe else r"_bq_error(\1)", template)
     template = template.replace("refuse(", "_bq_error('not supported locally: ' || ")
+    size = sum(template.count(f"{{{number}}}") * len(value.sql) for number, value in enumerate(values))
+    if size > LONGEST:  # templates name their arguments several times, so nested calls grow exponentially
+        raise unsupported(f"calls of functions nested so deeply ({what})")
     return re.sub(r"\{(\w+)\}", lambda slot: values[int(slot[1])].sql if slot[1].isdigit() else more[slot[1]], template)

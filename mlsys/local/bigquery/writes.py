@@ -110,7 +110,7 @@ def insert(
     """Append rows of ``fields`` to a table; return how many and their logical bytes."""
     names = ", ".join(types.quote(f["name"]) for f in fields)
     append = f"INSERT INTO {relation(ref)} ({names}) SELECT {types.tidy_columns(fields)} FROM {_BATCH}"  # noqa: S608
-    sizes = " + ".join(types.total_size(types.quote(f["name"]), f) for f in fields)
+    sizes = types.total_sizes(fields)
     body, rows, size = session.table(ref), 0, 0
     for batch in batches:
         session.db.register(_BATCH, batch)
@@ -118,7 +118,7 @@ def insert(
             if partition:
                 _check_inside(session, body, partition)
             session.db.execute(append)
-            size += int(session.db.execute(f"SELECT {sizes} FROM {_BATCH}").fetchall()[0][0])  # noqa: S608
+            size += int(sum(session.db.execute(f"SELECT {sizes} FROM {_BATCH}").fetchall()[0]))  # noqa: S608
         finally:
             session.db.unregister(_BATCH)
         rows += batch.num_rows

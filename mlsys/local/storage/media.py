@@ -68,6 +68,7 @@ def number(query: Mapping[str, object], name: str) -> int | None:
 
 def object_fields(body: Resource, *, nulls: bool = False) -> Resource:
     """Return the writable metadata in an object's resource, refusing what the twin does not keep."""
+    check_shape(body, {"metadata": dict})
     if wrong := [key for key in body if body[key] and key not in _WRITABLE and key not in _OUTPUT_ONLY]:
         raise unsupported(f"object property {wrong[0]}")
     if not all(isinstance(value, str | None) for value in (body.get("metadata") or {}).values()):
@@ -76,6 +77,16 @@ def object_fields(body: Resource, *, nulls: bool = False) -> Resource:
     if moment and not re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", moment):
         raise ApiError(400, "invalid", f"Invalid customTime: {moment!r} is not an RFC 3339 time")
     return {key: body[key] for key in _WRITABLE if key in body and (nulls or body[key] is not None)}
+
+
+def check_shape(body: object, kinds: Mapping[str, type]) -> None:
+    """Refuse a resource that is no JSON object, or has a value of another type than its key's."""
+    if not isinstance(body, dict):
+        raise ApiError(400, "parseError", f"Parse Error: a JSON object is due, not {body!r}")
+    for key, value in body.items():
+        due = kinds.get(key, str if key in _WRITABLE else object)
+        if value is not None and not isinstance(value, due):
+            raise ApiError(400, "invalid", f"Invalid value for {key}: {value!r}")
 
 
 def object_key(bucket: str, name: object) -> Key:
@@ -155,7 +166,7 @@ async def _insert(request: web.Request) -> web.StreamResponse:
 def _well_formed() -> Iterator[None]:
     try:
         yield
-    except (ValueError, AssertionError) as error:
+    except (ValueError, AssertionError, LookupError) as error:
         raise ApiError(400, "invalid", f"Malformed multipart body: {error}") from error
 
 

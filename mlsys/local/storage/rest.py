@@ -21,6 +21,7 @@ from mlsys.local.storage.media import (
     SOURCE_PRECONDITIONS,
     STORE,
     check_request,
+    check_shape,
     conditions_of,
     download,
     number,
@@ -128,6 +129,7 @@ def _delete_bucket(call: _Call) -> None:
 
 def _bucket_fields(call: _Call) -> Resource:
     known = _BUCKET_WRITABLE | _BUCKET_OUTPUT_ONLY
+    check_shape(call.body, dict.fromkeys(("labels", "versioning", "iamConfiguration"), dict) | {"location": str})
     if wrong := [key for key, value in call.body.items() if value and key not in known]:
         raise unsupported(f"bucket property {wrong[0]}")
     return {key: value for key, value in call.body.items() if key in _BUCKET_WRITABLE}
@@ -199,6 +201,9 @@ def _compose(call: _Call) -> Resource:
     sources, fields = call.body.get("sourceObjects") or [], object_fields(call.body.get("destination") or {})
     if wrong := [key for key in call.body if key not in ("kind", "sourceObjects", "destination")]:
         raise unsupported(f"{wrong[0]} of storage.objects.compose")
+    check_shape(call.body, {"sourceObjects": list})
+    for source in sources:
+        check_shape(source, {"name": str, "objectPreconditions": dict})
     if not 1 <= len(sources) <= 32:
         raise ApiError(400, "invalid", f"The number of source components must be 1 to 32, got {len(sources)}")
     key, incoming = object_key(call.path["bucket"], call.path["object"]), call.store.incoming()

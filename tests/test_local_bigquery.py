@@ -1045,3 +1045,11 @@ def test_readers_and_writers_at_once_do_not_fail(bigquery_client, dataset):
     assert max(totals) <= 25
     found = rows_of(bigquery_client, f"SELECT n FROM `{dataset}.shared` ORDER BY n")
     assert found == [(0,), *((n,) for n in range(24))]
+
+
+@pytest.mark.parametrize("option", ["require_partition_filter=TRUE", "partition_expiration_days=7"])
+def test_partition_options_that_change_answers_are_refused(bigquery_client, dataset, option):
+    """Kept as mere metadata they would let queries answer that BigQuery refuses, and rows stay that BigQuery drops."""
+    with pytest.raises(exceptions.BadRequest, match="not supported locally"):
+        bigquery_client.query_and_wait(f"CREATE TABLE `{dataset}.t` (d DATE) PARTITION BY d OPTIONS({option})")
+    assert list(bigquery_client.list_tables(dataset)) == []

@@ -446,9 +446,13 @@ def _alterations(old: Schema, new: Schema, prefix: str = "", *, top: bool = True
 
 
 def _check_layout(body: dict) -> None:
-    """Refuse partitioning and clustering that BigQuery would refuse."""
+    """Refuse partitioning and clustering that BigQuery would refuse, or that would change answers here."""
     fields = {f["name"].lower(): f for f in body["schema"]["fields"]}
     time_, range_ = body.get("timePartitioning"), body.get("rangePartitioning")
+    if any(str(part.get("requirePartitionFilter")).lower() == "true" for part in (body, time_ or {})):
+        raise unsupported("requirePartitionFilter, as queries without a filter would have to fail")
+    if int((time_ or {}).get("expirationMs") or 0):
+        raise unsupported("the expiration of partitions, as their rows would have to go")
     allowed = {"DATE", "TIMESTAMP", "DATETIME"} if time_ else {"INTEGER"}
     column = (time_ or range_ or {}).get("field")
     if column and fields.get(column.lower(), {}).get("type") not in allowed:

@@ -13,9 +13,9 @@ _PAGE = """\
 Refused by name: types BIGNUMERIC, GEOGRAPHY, INTERVAL, RANGE and parametrised ones; policy tags and default values;
 legacy SQL, sessions, dry runs of scripts, DDL inside a transaction, extract jobs; loads from `gs://`, Avro, ORC, and
 CSV or JSON with autodetection; ingestion-time partition decorators; reads in AVRO, from a past `snapshot_time`, or
-sampled. Kept as metadata only: clustering, expiration, `requirePartitionFilter`. Bytes processed count every column of
-the tables read, so they are too high rather than too low. Routines, models, row access policies and IAM have no route
-(501).
+sampled; `requirePartitionFilter` and expiring partitions. Kept as metadata only: clustering and a table's expiration.
+Bytes processed count every column of the tables read, so they are too high rather than too low. Routines, models, row
+access policies and IAM have no route (501).
 
 ## Cloud Storage
 

@@ -54,7 +54,7 @@ def _model_names(incomplete: str) -> list[str]:
 
     try:
         return [name for name in list_versions()["model_name"].unique() if name.startswith(incomplete)]
-    except Exception:  # noqa: BLE001
+    except Exception:  # noqa: BLE001 - whatever it is, a shell that completes has no place to show it
         return []
 
 

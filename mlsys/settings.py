@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BeforeValidator, StringConstraints, ValidationError
+from pydantic import BeforeValidator, Field, StringConstraints, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from mlsys.errors import SettingsError
@@ -39,6 +39,10 @@ class Settings(BaseSettings):
 
     mlsys_env: Environment = Environment.LOCAL
     mlsys_data_dir: Path = Path(".mlsys")
+    mlsys_deadline_s: Annotated[float, Field(gt=0)] = 600.0
+    mlsys_workers: Annotated[int, Field(ge=1)] | None = None
+    mlsys_image: str | None = None
+    mlsys_git_commit: str | None = None
     gcp_project_id: _Project = "shoufianesys"
     gcp_region: _Region = "us-central1"
     gcs_bucket_models_local: _Bucket = "ml-models-local"

@@ -3,7 +3,7 @@
 import os
 import signal
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,6 +82,19 @@ def storage_client(settings: Settings):
     from mlsys import clients
 
     return clients.storage_client(settings)
+
+
+@pytest.fixture
+def set_deadline(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[float], None]]:
+    """Set for how many seconds calls to the cloud may fail."""
+
+    def set_deadline(seconds: float) -> None:
+        monkeypatch.setenv("MLSYS_DEADLINE_S", str(seconds))
+        get_settings.cache_clear()
+
+    yield set_deadline
+    monkeypatch.delenv("MLSYS_DEADLINE_S", raising=False)
+    get_settings.cache_clear()
 
 
 @pytest.fixture

@@ -27,7 +27,6 @@ from mlsys.bq import (
     bq_put,
     bq_put_batches,
     bq_schema,
-    calls,
     jobs,
     to_frame,
 )
@@ -844,7 +843,7 @@ def test_a_statement_that_met_others_at_its_table_is_repeated(table, message):
 def test_others_at_a_table_are_no_fault_of_the_rows(table, bigquery_client, message, monkeypatch):
     """Given up, the error says that it may work later, and nothing of a schema."""
     bq_put(pd.DataFrame({"a": [0]}), table)
-    monkeypatch.setattr(jobs, "_job_retry", jobs._job_retry.with_timeout(0.5))
+    monkeypatch.setattr(jobs, "deadline", lambda: 0.5)
     with (
         pytest.raises(QueryError, match=f"{table} is changed by too many statements at once: try again later"),
         explained(bigquery_client, writes=TableId.parse(table)),
@@ -853,11 +852,10 @@ def test_others_at_a_table_are_no_fault_of_the_rows(table, bigquery_client, mess
 
 
 @pytest.mark.parametrize("operation", ["bigquery.tables.get", "bigquery.jobs.insert", "bigquery.jobs.get"])
-def test_a_call_that_stalls_is_given_up_and_repeated(twin, table, operation, monkeypatch):
+def test_a_call_that_stalls_is_given_up_and_repeated(twin, table, operation, set_deadline):
     """A connection that says nothing holds nobody up for longer than one call may take."""
     bq_put(pd.DataFrame({"a": [0]}), table)
-    for module in (calls, jobs):
-        monkeypatch.setattr(module, "CALL_TIMEOUT", 3.0)
+    set_deadline(6)  # 3 seconds for one try
     twin.faults.add(Fault("bigquery.jobs.run", "slow", delay_s=2.5), Fault(operation, "slow", delay_s=20))
     started = time.monotonic()
     bq_get(f"INSERT INTO `{table}` (a) VALUES (1)")

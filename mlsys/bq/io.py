@@ -20,7 +20,7 @@ import pyarrow as pa
 from google.cloud import bigquery
 from google.cloud.bigquery import SchemaField
 
-from mlsys.bq.calls import CALL_TIMEOUT, call_retry, get_table
+from mlsys.bq.calls import call_retry, get_table
 from mlsys.bq.errors import explained, over_the_cap
 from mlsys.bq.frames import SLICE_ROWS, fit, frame_batches, natural_schema, with_named_index
 from mlsys.bq.jobs import run_load, run_query
@@ -37,6 +37,7 @@ from mlsys.bq.loading import (
 from mlsys.bq.parameters import query_parameters
 from mlsys.bq.reading import RowBatches, Source, coalesce, read_all
 from mlsys.bq.schema import arrow_schema, check_names, describe, pandas_dtype
+from mlsys.deadlines import one_try
 from mlsys.errors import SchemaError
 from mlsys.names import TableId
 from mlsys.names import labels as job_labels
@@ -178,7 +179,7 @@ def bq_dry_run(
     config.dry_run, config.use_query_cache = True, False
     with explained(client, reads=table or query):
         sql = _all_rows(table) if table else query
-        job = client.query(sql, job_config=config, retry=call_retry, timeout=CALL_TIMEOUT)
+        job = client.query(sql, job_config=config, retry=call_retry(), timeout=one_try())
     return DryRun(job.total_bytes_processed or 0, tuple(job.schema or ()))
 
 
@@ -343,12 +344,12 @@ def _result_of(
     max_rows: int | None,
 ) -> Source:
     if job.statement_type == "SCRIPT":
-        children = client.list_jobs(parent_job=job, retry=call_retry, timeout=CALL_TIMEOUT)  # the latest first
+        children = client.list_jobs(parent_job=job, retry=call_retry(), timeout=one_try())  # the latest first
         job = next((child for child in children if child.statement_type == "SELECT"), job)
     if job.statement_type not in ("SELECT", None) or job.destination is None:
         return Source(None, [])
     # The job is done: this asks for the schema and the number of rows, and for no row.
-    rows = job.result(retry=call_retry, timeout=CALL_TIMEOUT)
+    rows = job.result(retry=call_retry(), timeout=one_try())
     where = job.destination
     return Source(
         TableId(where.project, where.dataset_id, where.table_id),

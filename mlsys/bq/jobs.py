@@ -15,8 +15,9 @@ from google.api_core import exceptions
 from google.api_core.retry import Retry
 from google.cloud import bigquery
 
-from mlsys.bq.calls import CALL_TIMEOUT, call_retry, is_transient
+from mlsys.bq.calls import call_retry, is_transient
 from mlsys.bq.errors import is_contention, reason
+from mlsys.deadlines import deadline, one_try
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +25,6 @@ type Job = bigquery.LoadJob | bigquery.QueryJob
 
 # Seconds. BigQuery itself ends a load or a query after six hours.
 _JOB_TIMEOUT = 6 * 3600.0
-_UPLOAD_TIMEOUT = (10.0, 600.0)  # to connect, and between two signs of life
 
 _BACKEND_REASONS = frozenset(
     [
@@ -36,8 +36,11 @@ _BACKEND_REASONS = frozenset(
         "rateLimitExceeded",
     ]
 )
+
+
 # BigQuery can deny for a moment that the job is there which it has just reported.
-_find_retry = Retry(predicate=lambda exc: isinstance(exc, exceptions.NotFound) or is_transient(exc), timeout=180)
+def _may_be_found(exc: BaseException) -> bool:
+    return isinstance(exc, exceptions.NotFound) or is_transient(exc)
 
 
 class _NotDone(Exception):  # noqa: N818 - a signal to the retry, never seen outside
@@ -54,7 +57,8 @@ class _Again(Exception):  # noqa: N818 - a signal to the retry, never seen outsi
     """The job is over and did nothing; the next id may succeed."""
 
 
-_job_retry = Retry(predicate=lambda exc: isinstance(exc, _Again), initial=1, maximum=60, timeout=600)
+def _job_retry() -> Retry:
+    return Retry(predicate=lambda exc: isinstance(exc, _Again), initial=1, maximum=60, timeout=deadline())
 
 
 def new_job_id() -> str:
@@ -62,9 +66,60 @@ def new_job_id() -> str:
     return f"mlsys_{uuid.uuid4().hex}"
 
 
-def run_query(client: bigquery.Client, query: str, config: bigquery.QueryJobConfig) -> bigquery.QueryJob:
-    """Run a query to its end and return its job."""
-    return _run(client, new_job_id(), lambda job_id: _start_query(client, query, config, job_id), inherits=False)
+def run_query(
+    client: bigquery.Client, query: str, config: bigquery.QueryJobConfig, job_id: str | None = None
+) -> bigquery.QueryJob:
+    """Run a query to its end and return its job. With the same ``job_id`` it is run once."""
+
+    def start(this_id: str) -> bigquery.QueryJob:
+        return _start_query(client, query, config, this_id)
+
+    return _run(client, job_id or new_job_id(), start, inherits=job_id is not None)
+
+
+def run_in_turn(
+    client: bigquery.Client,
+    chain: str,
+    config: bigquery.QueryJobConfig,
+    statement: Callable[[list[bigquery.QueryJob]], tuple[str, list]],
+    *,
+    token: str,
+) -> bigquery.QueryJob | None:
+    """Run a query after all those that came before it in a chain, while none of the chain is running, and once.
+
+    BigQuery lets statements that only insert run side by side, and has no locks. But an id is given once: whoever wants
+    to run takes the first free one of ``chain_0``, ``chain_1`` …, and waits for each that is taken.
+
+    Parameters
+    ----------
+    statement
+        Gets the jobs of the chain that succeeded so far; returns the query and its parameters. It may raise.
+    token
+        Says whose turn a job is, as its label ``turn``. A token that had its turn does not get another one.
+
+    Returns
+    -------
+    QueryJob
+        The job that succeeded under this token, now or before.
+    """
+    earlier: list[bigquery.QueryJob] = []
+
+    def start(job_id: str) -> bigquery.QueryJob:
+        query, parameters = statement(earlier)
+        config.query_parameters, config.labels = parameters, {**config.labels, "turn": token}
+        return _start_query(client, query, config, job_id)
+
+    def take_turn() -> bigquery.QueryJob:
+        while True:
+            job, found = _start_or_find(client, f"{chain}_{next(numbers)}", start)
+            ours = job.labels.get("turn") == token
+            if ours:
+                return _wait(job, inherited=found)
+            if _succeeded(job):
+                earlier.append(job)
+
+    numbers = count()
+    return _repeated(take_turn)
 
 
 def run_load(
@@ -74,7 +129,7 @@ def run_load(
 
     def start(this_id: str) -> bigquery.LoadJob:
         return client.load_table_from_file(
-            file, table, rewind=True, job_id=this_id, job_config=config, num_retries=6, timeout=_UPLOAD_TIMEOUT
+            file, table, rewind=True, job_id=this_id, job_config=config, num_retries=6, timeout=(10.0, one_try())
         )
 
     # A job that was there before we came belongs to an earlier call under this name: what it failed of may be gone.
@@ -84,7 +139,7 @@ def run_load(
 def _start_query(
     client: bigquery.Client, query: str, config: bigquery.QueryJobConfig, job_id: str
 ) -> bigquery.QueryJob:
-    return client.query(query, job_config=config, job_id=job_id, job_retry=None, retry=None, timeout=CALL_TIMEOUT)
+    return client.query(query, job_config=config, job_id=job_id, job_retry=None, retry=None, timeout=one_try())
 
 
 def _run[J: Job](client: bigquery.Client, job_id: str, start: Callable[[str], J], *, inherits: bool) -> J:
@@ -96,19 +151,24 @@ def _run[J: Job](client: bigquery.Client, job_id: str, start: Callable[[str], J]
         job, found = _start_or_find(client, this_id, start)
         return _wait(job, inherited=found and inherits)
 
+    return _repeated(attempt)
+
+
+def _repeated[J: Job](attempt: Callable[[], J]) -> J:
     try:
-        return _job_retry(attempt)()
+        return _job_retry()(attempt)()
     except exceptions.RetryError as exc:
         raise exc.cause.__cause__ if isinstance(exc.cause, _Again) else exc from exc
 
 
 def _start_or_find[J: Job](client: bigquery.Client, job_id: str, start: Callable[[str], J]) -> tuple[J, bool]:
     try:
-        return call_retry(start)(job_id), False
+        return call_retry()(start)(job_id), False
     except exceptions.Conflict as exc:
         logger.info("job %s is there already: taking it", job_id)
         location = _location(exc, job_id)
-        return client.get_job(job_id, location=location, retry=_find_retry, timeout=CALL_TIMEOUT), True
+        retry = call_retry(_may_be_found)
+        return client.get_job(job_id, location=location, retry=retry, timeout=one_try()), True
 
 
 def _location(exc: exceptions.Conflict, job_id: str) -> str | None:
@@ -120,7 +180,7 @@ def _location(exc: exceptions.Conflict, job_id: str) -> str | None:
 def _wait[J: Job](job: J, *, inherited: bool) -> J:
     try:
         _until_done(_check_done)(job)
-        job.result(retry=call_retry, timeout=CALL_TIMEOUT)  # one short call, as the job has ended
+        job.result(retry=call_retry(), timeout=one_try())  # one short call, as the job has ended
     except exceptions.GoogleAPIError as exc:
         if _is_over(job) and (inherited or _is_worth_repeating(job, exc)):
             logger.warning("job %s failed (%s): trying again", job.job_id, exc)
@@ -129,15 +189,21 @@ def _wait[J: Job](job: J, *, inherited: bool) -> J:
     return job
 
 
+def _succeeded(job: Job) -> bool:
+    """Wait for somebody else's job, and say whether it did its work."""
+    _until_done(_check_done)(job)
+    return job.error_result is None
+
+
 def _check_done(job: Job) -> None:
-    if not job.done(retry=call_retry, timeout=CALL_TIMEOUT):
+    if not job.done(retry=call_retry(), timeout=one_try()):
         raise _NotDone
 
 
 def _is_over(job: Job) -> bool:
     """Say whether the job ended in an error (and so did nothing), rather than a call about it."""
     if job.state != "DONE":
-        job.reload(retry=call_retry, timeout=CALL_TIMEOUT)
+        job.reload(retry=call_retry(), timeout=one_try())
     return job.state == "DONE" and job.error_result is not None
 
 

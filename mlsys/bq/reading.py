@@ -1,6 +1,7 @@
 """Rows leave BigQuery as Arrow, by the Storage Read API: one session, a few streams, each resumed where it broke."""
 
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
@@ -9,10 +10,12 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 from google.api_core import exceptions
-from google.api_core.retry import Retry, StreamingRetry
+from google.api_core.retry import StreamingRetry
 from google.cloud.bigquery import SchemaField
 
+from mlsys.bq.calls import call_retry
 from mlsys.bq.schema import arrow_schema
+from mlsys.deadlines import deadline, one_try
 from mlsys.errors import SchemaError
 from mlsys.names import TableId
 
@@ -30,8 +33,6 @@ _RESUMABLE = (
     exceptions.Unknown,
 )
 _FAILURES_IN_A_ROW = 8
-_session_retry = Retry(predicate=lambda exc: isinstance(exc, _RESUMABLE), initial=0.5, maximum=30, timeout=300)
-_SESSION_TIMEOUT = 120.0  # seconds; a large table with many partitions takes Google this long
 
 
 @dataclass(frozen=True)
@@ -150,8 +151,8 @@ def open_session(
         parent=f"projects/{project}",
         read_session=wanted,
         max_stream_count=max_streams,
-        retry=_session_retry,
-        timeout=_SESSION_TIMEOUT,
+        retry=call_retry(lambda exc: isinstance(exc, _RESUMABLE)),
+        timeout=one_try(),
     )
 
 
@@ -179,22 +180,25 @@ def read_in_turn(
 
 
 def _read_stream(
-    client: "BigQueryReadClient", name: str, decode: Callable[[bytes], pa.RecordBatch]
+    client: "BigQueryReadClient", name: str, decode: Callable[[bytes], pa.RecordBatch], offset: int = 0
 ) -> Iterator[pa.RecordBatch]:
-    offset = failures = 0
+    failures, last_row = 0, time.monotonic()
 
     def worth_resuming(exc: BaseException) -> bool:
         # Counted since the last row: a long stream may break often, as long as it gets on between.
         nonlocal failures
         failures += 1
-        return isinstance(exc, _RESUMABLE) and failures <= _FAILURES_IN_A_ROW
+        in_time = time.monotonic() - last_row < deadline()
+        return isinstance(exc, _RESUMABLE) and failures <= _FAILURES_IN_A_ROW and in_time
 
     def rest() -> Iterator[pa.RecordBatch]:
-        nonlocal offset, failures
-        for message in client.read_rows(name, offset=offset):
+        nonlocal offset, failures, last_row
+        # Nothing else notices a stream that goes silent: each try ends after its time and is resumed where it was.
+        for message in client.read_rows(name, offset=offset, timeout=one_try()):
             batch = decode(message.arrow_record_batch.serialized_record_batch)
             offset, failures = offset + batch.num_rows, 0
             yield batch
+            last_row = time.monotonic()
 
     return StreamingRetry(predicate=worth_resuming, initial=0.2, maximum=20, timeout=None)(rest)()
 

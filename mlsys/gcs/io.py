@@ -31,6 +31,7 @@ from google.auth.transport.requests import Request
 from google.cloud import storage
 from google.cloud.storage.retry import DEFAULT_RETRY
 
+from mlsys.deadlines import deadline, one_try
 from mlsys.errors import AlreadyExistsError, InvalidNameError, VerificationError
 from mlsys.gcs.errors import explained, not_found, uri
 from mlsys.progress import bytes_bar
@@ -43,8 +44,6 @@ _PICKLE = b"\x80"  # how every pickle since protocol 2 starts
 _CHUNK = 16 << 20  # of a resumable upload, held in memory; Google's default is 100 MiB
 _MULTIPART = 8 << 20  # Google's client sends up to this size in one request
 _DOWNLOADS = 3  # until corrupted bytes are no accident
-_TIMEOUT = (10.0, 120.0)  # seconds: to connect, and between two signs of life
-_retry = DEFAULT_RETRY.with_timeout(600)
 
 
 @dataclass(frozen=True)
@@ -220,7 +219,7 @@ def gcs_stat(
     check_object_name(bucket_name, blob_path)
     blob = (client or _client()).bucket(bucket_name).blob(blob_path, generation=generation)
     with explained(blob, "read"):
-        blob.reload(retry=_retry, timeout=_TIMEOUT)
+        blob.reload(retry=_retry(), timeout=_timeout())
     return _stored(blob)
 
 
@@ -341,17 +340,17 @@ class _Upload:
                 if_generation_match=generation,
                 checksum="crc32c" if single else None,
                 crc32c_checksum_value=self.content.crc32c,
-                retry=_retry,
-                timeout=_TIMEOUT,
+                retry=_retry(),
+                timeout=_timeout(),
             )
 
     def _generation(self) -> int:
-        there = self.bucket.get_blob(self.blob_path, retry=_retry, timeout=_TIMEOUT)
+        there = self.bucket.get_blob(self.blob_path, retry=_retry(), timeout=_timeout())
         return 0 if there is None else there.generation
 
     def _settle(self, exc: exceptions.PreconditionFailed) -> storage.Blob:
         """Find out whether the object that stands in the way is the one that we have just written."""
-        there = self.bucket.get_blob(self.blob_path, retry=_retry, timeout=_TIMEOUT)
+        there = self.bucket.get_blob(self.blob_path, retry=_retry(), timeout=_timeout())
         if there is not None and self._is_ours(there):
             return there
         if there is None or not self.create_only:
@@ -383,7 +382,7 @@ def _downloaded(
     blob = (client or _client()).bucket(bucket_name).blob(blob_path, generation=generation)
     with _new_file(beside) if beside else tempfile.TemporaryFile(prefix="mlsys-") as file:
         with explained(blob, "read"):
-            blob.reload(retry=_retry, timeout=_TIMEOUT)
+            blob.reload(retry=_retry(), timeout=_timeout())
             _receive_verified(blob, file, progress)
         _check_sha256(blob, file, sha256)
         logger.info("%s bytes in %.1f s from %s", blob.size, time.monotonic() - started, uri(blob))
@@ -430,8 +429,8 @@ def _receive(blob: storage.Blob, file: IO[bytes], progress: bool | None) -> None
                 raw_download=True,
                 checksum=None,
                 if_generation_match=blob.generation,
-                retry=_retry,
-                timeout=_TIMEOUT,
+                retry=_retry(),
+                timeout=_timeout(),
             )
         except exceptions.PreconditionFailed as exc:
             raise not_found(blob) from exc
@@ -490,6 +489,14 @@ def _stored(blob: storage.Blob) -> StoredObject:
         blob.content_type or "application/octet-stream",
         metadata,
     )
+
+
+def _retry() -> Retry:
+    return DEFAULT_RETRY.with_timeout(deadline())
+
+
+def _timeout() -> tuple[float, float]:
+    return min(10.0, one_try()), one_try()  # to connect, and between two signs of life
 
 
 def _client() -> storage.Client:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from mlsys.bq.calls import CALL_TIMEOUT, call_retry, get_table
+from mlsys.bq.calls import call_retry, get_table
 from mlsys.bq.errors import explained
 from mlsys.bq.jobs import run_query
 from mlsys.bq.schema import describe
+from mlsys.deadlines import one_try
 from mlsys.errors import SchemaError
 from mlsys.models.model import PREDICTION, PROBABILITY
 from mlsys.models.signature import bigquery_type
@@ -60,7 +61,7 @@ def create(client: "BigQueryClient", target: TableId, schema: pa.Schema, labels:
     table.time_partitioning = bigquery.TimePartitioning(bigquery.TimePartitioningType.DAY, field="prediction_timestamp")
     table.clustering_fields = ["model_name", "model_version"]
     with explained(client, writes=target):
-        client.create_table(table, exists_ok=True, retry=call_retry, timeout=CALL_TIMEOUT)
+        client.create_table(table, exists_ok=True, retry=call_retry(), timeout=one_try())
 
 
 def create_staging(client: "BigQueryClient", staging: TableId, schema: pa.Schema, lifetime: timedelta) -> None:
@@ -70,7 +71,7 @@ def create_staging(client: "BigQueryClient", staging: TableId, schema: pa.Schema
     table = bigquery.Table(str(staging), schema=fields(schema))
     table.expires = datetime.now(UTC) + lifetime
     with explained(client, writes=staging):
-        client.create_table(table, exists_ok=True, retry=call_retry, timeout=CALL_TIMEOUT)
+        client.create_table(table, exists_ok=True, retry=call_retry(), timeout=one_try())
 
 
 def drop_staging(client: "BigQueryClient", staging: TableId) -> None:
@@ -78,7 +79,7 @@ def drop_staging(client: "BigQueryClient", staging: TableId) -> None:
     from google.api_core.exceptions import GoogleAPICallError, RetryError
 
     try:
-        client.delete_table(str(staging), not_found_ok=True, retry=call_retry, timeout=CALL_TIMEOUT)
+        client.delete_table(str(staging), not_found_ok=True, retry=call_retry(), timeout=one_try())
     except (GoogleAPICallError, RetryError) as exc:
         logger.warning("staging table %s is left to expire: %s", staging, exc)
 

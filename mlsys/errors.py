@@ -72,3 +72,27 @@ class TwinError(MlsysError, RuntimeError):
     """The offline twin could not be started or reached."""
 
     exit_code = 9
+
+
+class ConflictError(MlsysError, RuntimeError):
+    """Somebody else changed the same thing first."""
+
+    exit_code = 10
+
+
+class EnvironmentMismatchError(MlsysError, RuntimeError):
+    """A model was trained with other packages than those that are installed."""
+
+    exit_code = 11
+
+
+class RejectedRowsError(MlsysError, ValueError):
+    """A model cannot score more rows than a run tolerates."""
+
+    exit_code = 12
+
+
+class InterruptedRunError(MlsysError, RuntimeError):
+    """A run was stopped, or lost a worker. Nothing of it is half published: try again, and it goes on."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h: a temporary failure

@@ -11,11 +11,13 @@ from typing import Self
 from mlsys.errors import ModelRefError, TableIdError
 
 MODEL_FILE = "model.joblib"
+LATEST = "latest"  # the highest registered version; no alias can have this name
 MANIFEST_FILE = "manifest.json"  # written last: a version without it is not there yet
 REGISTRY_DATASET = "ml_registry"
 
 _MODEL_NAME = re.compile(r"[a-z](?:[a-z0-9-]{0,48}[a-z0-9])?")
 _VERSION = re.compile(r"v[1-9][0-9]{0,8}")
+_ALIAS = re.compile(r"(?!v[0-9]+$|latest$)[a-z](?:[a-z0-9-]{0,48}[a-z0-9])?")
 _PROJECT = re.compile(r"(?:[a-z0-9.-]+:)?[a-z][a-z0-9-]{2,28}[a-z0-9]")
 _DATASET = re.compile(r"[A-Za-z0-9_]{1,1024}")
 # Letters, marks, digits, connectors, dashes and spaces of any script, and an optional partition ($20240131).
@@ -125,6 +127,29 @@ def check_model_name(name: str) -> str:
     return name
 
 
+def is_alias(text: str) -> bool:
+    """Say whether ``text`` can name a version of a model, as ``champion`` does; versions and ``latest`` cannot."""
+    return _ALIAS.fullmatch(text) is not None
+
+
+def check_alias(alias: str) -> str:
+    """Return ``alias`` when it can be one; raise `ModelRefError` if not."""
+    if not is_alias(alias):
+        raise ModelRefError(
+            f"an alias must be lower-case letters, digits and hyphens, start with a letter, have at most 50 characters "
+            f"(like 'champion'), and be neither a version nor 'latest', got {alias!r}"
+        )
+    return alias
+
+
+def as_version(text: str) -> str:
+    """Return ``v3`` for ``v3`` and ``3``, and ``latest`` and aliases as they are; raise `ModelRefError` otherwise."""
+    version = f"v{text}" if text.isdecimal() else text
+    if not (version == LATEST or _VERSION.fullmatch(version) or is_alias(version)):
+        raise ModelRefError(f"model_version must be 'v3', '3', 'latest' or an alias like 'champion', got {text!r}")
+    return version
+
+
 def dag_id(model_name: str, env: str) -> str:
     """Return the name that a model's DAG and its Cloud Run job share: ``titanic-survival-dev``."""
     return f"{model_name}-{env}"
@@ -155,6 +180,19 @@ def service_account_id(model_name: str, env: str) -> str:
 def service_account_email(model_name: str, env: str, project: str) -> str:
     """Return the address of a model's service account."""
     return f"{service_account_id(model_name, env)}@{project}.iam.gserviceaccount.com"
+
+
+def run_prefix(run_id: str, execution: str) -> str:
+    """Return the folder, in the model bucket, of what the tasks of one execution of a run agree on.
+
+    No model's name starts with an underscore, so it is in no model's way.
+    """
+    return f"_runs/{run_id}/{execution}/"
+
+
+def rejects_table(output: TableId) -> TableId:
+    """Return the table of the rows that could not be scored."""
+    return output.sibling(f"{output.table}_rejects")
 
 
 def registry_table(project: str, table: str) -> TableId:

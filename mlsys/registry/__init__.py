@@ -1,6 +1,24 @@
 """The model registry: which versions exist, where they came from, and the digests that loading trusts."""
 
-from mlsys.registry.lookup import Registration, find_version, list_versions, wait_for_version
+from mlsys.registry.aliases import Move, history, list_aliases, remove_alias, resolve_alias, rollback, set_alias
+from mlsys.registry.events import record_event
+from mlsys.registry.lookup import Registration, aliases_of, find_version, list_versions, wait_for_version
 from mlsys.registry.register import UploadEvent, register
 
-__all__ = ["Registration", "UploadEvent", "find_version", "list_versions", "register", "wait_for_version"]
+__all__ = [
+    "Move",
+    "Registration",
+    "UploadEvent",
+    "aliases_of",
+    "find_version",
+    "history",
+    "list_aliases",
+    "list_versions",
+    "record_event",
+    "register",
+    "remove_alias",
+    "resolve_alias",
+    "rollback",
+    "set_alias",
+    "wait_for_version",
+]

@@ -1,4 +1,4 @@
-"""The registry's table schemas and SQL, kept as files because Terraform reads them too."""
+"""The registry's table schemas, views and SQL, kept as files because Terraform reads them too."""
 
 import json
 from functools import cache
@@ -17,6 +17,18 @@ def schema(table: str) -> list[dict]:
 
 
 def sql(name: str, project: str) -> str:
-    """Return a statement with the tables of ``project`` in the places that it names ``${models}``."""
-    text = (_HERE / "sql" / f"{name}.sql").read_text()
-    return Template(text).substitute(models=registry_table(project, "models").sql)
+    """Return a statement with the tables of ``project`` in the places that it names ``${models}``, ``${events}`` …."""
+    return _fill(_HERE / "sql" / f"{name}.sql", project)
+
+
+def views(project: str) -> dict[str, str]:
+    """Return the SQL of the registry's views by name. Each reads tables alone: they can be created in any order.
+
+    The comment that a view's SQL starts with is its description.
+    """
+    return {path.stem: _fill(path, project) for path in sorted((_HERE / "views").glob("*.sql"))}
+
+
+def _fill(path: Path, project: str) -> str:
+    tables = (file.stem for file in (_HERE / "schemas").glob("*.json"))
+    return Template(path.read_text()).substitute({name: registry_table(project, name).sql for name in tables})

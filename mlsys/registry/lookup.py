@@ -2,17 +2,17 @@
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlsys import clients
 from mlsys.errors import NotFoundError, VerificationError
-from mlsys.names import ModelRef, check_model_name, registry_table
+from mlsys.names import LATEST, ModelRef, as_version, check_model_name, is_alias, registry_table
 from mlsys.settings import Settings, get_settings
 
 if TYPE_CHECKING:
     import pandas as pd
 
-LATEST = "latest"
+_BY_VERSION = "model_name, LENGTH(model_version), model_version"
 
 
 @dataclass(frozen=True)
@@ -35,22 +35,35 @@ def find_version(model_name: str, model_version: str = LATEST, *, settings: Sett
     Parameters
     ----------
     model_version
-        ``v1``, ``v2`` … or ``latest``, the highest registered one.
+        ``v3`` or ``3``, an alias such as ``champion``, or ``latest``, the highest registered one.
 
     Raises
     ------
     NotFoundError
-        The registry has no such model or version; the message names those that it has.
+        The registry has no such model, version or alias; the message names those that it has.
+
+    Examples
+    --------
+    >>> find_version("titanic-survival", "champion").ref  # doctest: +SKIP
+    ModelRef(name='titanic-survival', version='v3')
     """
     settings = settings or get_settings()
+    wanted = as_version(model_version)  # a malformed one is refused before the network
     check_model_name(model_name)
-    if model_version != LATEST:
-        ModelRef(model_name, model_version)  # refuse a malformed version before the network
-    rows = _registrations(model_name, settings)
-    wanted = [r for r in rows if model_version in (LATEST, r.ref.version)]
-    if not wanted:
-        raise NotFoundError(_what_there_is(model_name, model_version, rows, settings))
-    return wanted[-1]
+    if is_alias(wanted):  # looked up before the versions: it may point to one that is registered right now
+        wanted = aliases_of(model_name, settings=settings).get(wanted, wanted)
+    rows = {row.ref.version: row for row in _registrations(model_name, settings)}
+    if rows and wanted == LATEST:
+        return list(rows.values())[-1]
+    if wanted not in rows:
+        raise NotFoundError(_what_there_is(model_name, model_version, list(rows), settings))
+    return rows[wanted]
+
+
+def aliases_of(model_name: str, *, settings: Settings | None = None) -> dict[str, str]:
+    """Return the aliases of a model in this environment: each with the version that it points to now."""
+    frame = select("alias, model_version", "aliases", model_name, settings or get_settings(), order="alias")
+    return dict(frame.itertuples(index=False))
 
 
 def list_versions(model_name: str | None = None, *, settings: Settings | None = None) -> "pd.DataFrame":
@@ -59,11 +72,13 @@ def list_versions(model_name: str | None = None, *, settings: Settings | None = 
     Columns: environment, model_name, model_version, upload_timestamp, file_size (bytes), uploader, training_rows,
     metrics (JSON), description.
     """
-    return _select(
+    return select(
         "environment, model_name, model_version, upload_timestamp, file_size, uploader, training_rows, metrics,"
         " description",
+        "models",
         model_name or "",
         settings or get_settings(),
+        order=_BY_VERSION,
     )
 
 
@@ -109,32 +124,36 @@ def _not_registered(
 
 
 def _registrations(model_name: str, settings: Settings) -> list[Registration]:
-    frame = _select("model_version, gcs_uri, manifest_sha256", model_name, settings)
+    columns = "model_version, gcs_uri, manifest_sha256"
+    frame = select(columns, "models", model_name, settings, order=_BY_VERSION)
     return [
         Registration(ModelRef(model_name, version), uri, digest)
         for version, uri, digest in frame.itertuples(index=False)
     ]
 
 
-def _select(columns: str, model_name: str, settings: Settings) -> "pd.DataFrame":
+def select(
+    columns: str, table: str, model_name: str, settings: Settings, *, where: str = "TRUE", order: str, **parameters: Any
+) -> "pd.DataFrame":
+    """Return rows of a registry table or view: those of this environment, and of one model or (``""``) of all."""
     from mlsys.bq import bq_get  # here, because the registry function imports this package and needs no pandas
 
-    table = registry_table(settings.gcp_project_id, "models")
     return bq_get(
-        f"SELECT {columns} FROM {table.sql}"  # noqa: S608
-        " WHERE environment = @environment AND (@model_name = '' OR model_name = @model_name)"
-        " ORDER BY model_name, LENGTH(model_version), model_version",
-        parameters={"environment": str(settings.env), "model_name": model_name},
+        f"SELECT {columns} FROM {registry_table(settings.gcp_project_id, table).sql}"  # noqa: S608
+        f" WHERE environment = @environment AND (@model_name = '' OR model_name = @model_name) AND {where}"
+        f" ORDER BY {order}",
+        parameters={"environment": str(settings.env), "model_name": model_name, **parameters},
         progress=False,
         client=clients.bigquery_client(settings),
         read_client=clients.read_client(settings),
     )
 
 
-def _what_there_is(model_name: str, model_version: str, rows: list[Registration], settings: Settings) -> str:
-    if rows:
-        versions = ", ".join(r.ref.version for r in rows)
-        return f"{model_name}/{model_version} is not in the registry of {settings.env}; it has {versions}"
+def _what_there_is(model_name: str, model_version: str, versions: list[str], settings: Settings) -> str:
+    if versions:
+        shown = [f"… ({len(versions) - 20} more)", *versions[-20:]] if len(versions) > 20 else versions
+        shown += [f"{alias} ({version})" for alias, version in aliases_of(model_name, settings=settings).items()]
+        return f"{model_name}/{model_version} is not in the registry of {settings.env}; it has {', '.join(shown)}"
     known = sorted(set(list_versions(settings=settings)["model_name"]))
     there = f"it has {', '.join(known[:10])}" if known else "it is empty: save a model with mlsys.models.save_model"
     return f"no model {model_name!r} in the registry of {settings.env}; {there}"

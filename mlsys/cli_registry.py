@@ -1,0 +1,189 @@
+"""The commands about aliases: ``mlsys alias``, ``mlsys rollback``, ``mlsys history``. `mlsys.cli` takes them in."""
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mlsys.registry import Move
+
+alias = typer.Typer(
+    help="Let names such as champion point to versions of a model.\n\n"
+    "[bold]Example:[/bold] mlsys alias set titanic-survival champion v3 --reason 'two points more accuracy'",
+    no_args_is_help=True,
+)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add this module's commands to the ``mlsys`` command."""
+    app.add_typer(alias, name="alias")
+    app.command()(rollback)
+    app.command()(history)
+
+
+def model_names(incomplete: str) -> list[str]:
+    """Complete a model's name from the registry; without one there is nothing to offer, and no error in a prompt."""
+    from mlsys.registry import list_versions
+
+    try:
+        return [name for name in list_versions()["model_name"].unique() if name.startswith(incomplete)]
+    except Exception:  # noqa: BLE001 - whatever it is, a shell that completes has no place to show it
+        return []
+
+
+def _alias_names(context: typer.Context, incomplete: str) -> list[str]:
+    return [name for name in sorted({"champion", "challenger", *_aliases(context)}) if name.startswith(incomplete)]
+
+
+def _versions(context: typer.Context, incomplete: str) -> list[str]:
+    from mlsys.registry import list_versions
+
+    try:
+        versions = list(list_versions(_model_of(context))["model_version"])[::-1]
+    except Exception:  # noqa: BLE001 - as above
+        return []
+    return [name for name in [*versions, *_aliases(context)] if name.startswith(incomplete)]
+
+
+def _aliases(context: typer.Context) -> list[str]:
+    from mlsys.registry import aliases_of
+
+    try:
+        return list(aliases_of(_model_of(context)))
+    except Exception:  # noqa: BLE001 - as above
+        return []
+
+
+def _model_of(context: typer.Context) -> str:
+    # A line that ends in an option without its value is not parsed: the model is still among its arguments.
+    return context.params.get("model_name") or next(iter(context.args), "")
+
+
+_Model = Annotated[str, typer.Argument(help="Name of the model.", autocompletion=model_names)]
+_AliasName = Annotated[
+    str, typer.Argument(metavar="ALIAS", help="champion, challenger, …", autocompletion=_alias_names)
+]
+_Reason = Annotated[str, typer.Option(help="Why, for those who will ask.")]
+_Expected = Annotated[
+    str | None,
+    typer.Option("--expect", help="Only if it points to this version now; none: to no version.", metavar="VERSION"),
+]
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@alias.command("set")
+def set_(
+    model_name: _Model,
+    alias_name: _AliasName,
+    model_version: Annotated[
+        str, typer.Argument(help="v1, v2, …, latest, or another alias.", autocompletion=_versions)
+    ],
+    reason: _Reason,
+    expected: _Expected = None,
+    as_json: _Json = False,
+) -> None:
+    """Let an alias point to a version. Of two people who move it at once, one is told.
+
+    [bold]Example:[/bold] mlsys alias set titanic-survival champion v3 --reason 'two points more accuracy'
+    """
+    from mlsys.registry import set_alias
+
+    move = set_alias(model_name, alias_name, model_version, reason=reason, expected=expected)
+    _tell(move, model_name, alias_name, as_json)
+
+
+@alias.command()
+def remove(
+    model_name: _Model, alias_name: _AliasName, reason: _Reason, expected: _Expected = None, as_json: _Json = False
+) -> None:
+    """Let an alias point to no version any more. Its history stays.
+
+    [bold]Example:[/bold] mlsys alias remove titanic-survival challenger --reason 'the trial is over'
+    """
+    from mlsys.registry import remove_alias
+
+    move = remove_alias(model_name, alias_name, reason=reason, expected=expected)
+    _tell(move, model_name, alias_name, as_json)
+
+
+@alias.command("list")
+def list_(
+    model_name: Annotated[str | None, typer.Argument(help="Only this model.", autocompletion=model_names)] = None,
+    at: Annotated[datetime | None, typer.Option(help="What they pointed to at this moment, in UTC.")] = None,
+    as_json: _Json = False,
+) -> None:
+    """List what each alias points to in this environment, since when, by whom and why.
+
+    [bold]Example:[/bold] mlsys alias list titanic-survival --at 2026-03-03
+    """
+    from mlsys.registry import list_aliases
+
+    frame = list_aliases(model_name, at=at and at.replace(tzinfo=UTC))
+    _show(
+        frame if as_json else frame[["model_name", "alias", "model_version", "valid_from", "actor", "reason"]], as_json
+    )
+
+
+def rollback(
+    model_name: _Model,
+    reason: _Reason,
+    alias_name: Annotated[
+        str, typer.Option("--alias", help="The alias to move.", autocompletion=_alias_names)
+    ] = "champion",
+    expected: _Expected = None,
+    as_json: _Json = False,
+) -> None:
+    """Let the champion, or another alias, point to the version that it had before.
+
+    A second rollback goes one further back. Say with --expect which version is to go, where others may react too.
+
+    [bold]Example:[/bold] mlsys rollback titanic-survival --reason 'v3 scores children wrongly' --expect v3
+    """
+    from mlsys.registry import rollback as roll_back
+
+    move = roll_back(model_name, alias_name, reason=reason, expected=expected)
+    _tell(move, model_name, alias_name, as_json)
+
+
+def history(
+    model_name: _Model,
+    alias_name: Annotated[
+        str | None, typer.Option("--alias", help="Only this alias.", autocompletion=_alias_names)
+    ] = None,
+    last: Annotated[int, typer.Option(help="Print at most so many of the latest events.", min=1)] = 100,
+    as_json: _Json = False,
+) -> None:
+    """Show what happened to a model in this environment: registrations, moves of aliases, promotions.
+
+    [bold]Example:[/bold] mlsys history titanic-survival
+    """
+    from mlsys.registry import history as events_of
+
+    frame = events_of(model_name, alias=alias_name, last=last + 1)
+    if len(frame) > last:
+        typer.echo(f"only the last {last:,} events are shown: raise --last for more", err=True)
+        frame = frame[1:]
+    if not as_json:
+        frame = frame.drop(columns=["sequence", "event_id", "details"])
+        frame = frame.rename(columns={"event_timestamp": "time (UTC)", "event_type": "event"})
+    _show(frame, as_json)
+
+
+def _tell(move: "Move", model_name: str, alias_name: str, as_json: bool) -> None:
+    from mlsys.cli import _json
+
+    if as_json:
+        typer.echo(_json({"model_name": model_name, "alias": alias_name, **vars(move)}))
+        return
+    before = f" (before: {move.previous_version})" if move.previous_version else ""
+    what = f"points to {move.model_version}" if move.model_version else "points to no version"
+    typer.echo(f"{alias_name} of {model_name} {what} since {move.event_timestamp:%Y-%m-%d %H:%M:%S} UTC{before}")
+
+
+def _show(frame: "pd.DataFrame", as_json: bool) -> None:
+    from mlsys.cli import Format, show_rows
+
+    show_rows(frame, Format.JSON if as_json else Format.TABLE, len(frame))

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mlsys.errors import AccessError, MlsysError
+from mlsys import cli_registry, logs
+from mlsys.cli_registry import model_names
+from mlsys.errors import AccessError, InterruptedRunError, MlsysError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from mlsys.predict import RunRecord
+    from mlsys.predict import PredictionJob, RunRecord
 
 app = typer.Typer(
     help="Take a model from a notebook to scheduled, audited predictions in BigQuery.\n\n"
@@ -30,6 +32,7 @@ models = typer.Typer(
     help="Look at the models in the registry.\n\n[bold]Example:[/bold] mlsys models list", no_args_is_help=True
 )
 app.add_typer(models, name="models")
+cli_registry.add_to(app)
 
 
 class Format(StrEnum):
@@ -45,17 +48,7 @@ def _options(
     *, verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log each step to stderr.")] = False
 ) -> None:
     level = logging.INFO if verbose else logging.WARNING
-    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
-
-
-def _model_names(incomplete: str) -> list[str]:
-    """Complete a model's name from the registry; without one there is nothing to offer, and no error in a prompt."""
-    from mlsys.registry import list_versions
-
-    try:
-        return [name for name in list_versions()["model_name"].unique() if name.startswith(incomplete)]
-    except Exception:  # noqa: BLE001 - whatever it is, a shell that completes has no place to show it
-        return []
+    logs.configure("text", level)
 
 
 @app.command()
@@ -92,7 +85,7 @@ def up(
 @app.command()
 def predict(
     model_name: Annotated[
-        str, typer.Option("--model", envvar="MODEL_NAME", help="Name of the model.", autocompletion=_model_names)
+        str, typer.Option("--model", envvar="MODEL_NAME", help="Name of the model.", autocompletion=model_names)
     ],
     source: Annotated[str, typer.Option(envvar="SOURCE", help="Full table path, or a query; it may use @as_of.")],
     output_table: Annotated[
@@ -110,6 +103,16 @@ def predict(
     max_bytes_billed: Annotated[
         int | None, typer.Option(envvar="MAX_BYTES_BILLED", help="Refuse a query that reads more.")
     ] = None,
+    max_rejects: Annotated[
+        float, typer.Option(envvar="MAX_REJECTS", help="Fraction of rows that may be impossible to score.")
+    ] = 0.0,
+    part_rows: Annotated[
+        int, typer.Option(envvar="PART_ROWS", help="Rows loaded in one job: a restart repeats no more.")
+    ] = 1_048_576,
+    any_environment: Annotated[
+        bool, typer.Option("--any-environment", help="Accept other packages than those that trained the model.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, print it, and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the run's record as JSON.")] = False,
 ) -> None:
     """Score the rows of a table or query and publish the predictions: all of them, or none.
@@ -122,25 +125,46 @@ def predict(
     from mlsys.predict.job import PredictionJob, parse_as_of, start_of_day
     from scripts.predict import pull_predict_push
 
-    record = pull_predict_push(
-        PredictionJob(
-            model_name=model_name,
-            model_version=model_version,
-            source=source,
-            output_table=output_table,
-            id_columns=tuple(name.strip() for name in id_columns.split(",") if name.strip()),
-            as_of=parse_as_of(as_of) if as_of else start_of_day(datetime.now(UTC)),
-            max_bytes_billed=max_bytes_billed,
-        )
+    job = PredictionJob(
+        model_name=model_name,
+        model_version=model_version,
+        source=source,
+        output_table=output_table,
+        id_columns=tuple(name.strip() for name in id_columns.split(",") if name.strip()),
+        as_of=parse_as_of(as_of) if as_of else start_of_day(datetime.now(UTC)),
+        max_bytes_billed=max_bytes_billed,
+        max_rejects=max_rejects,
+        check_environment=not any_environment,
+        part_rows=part_rows,
     )
+    if dry_run:
+        _print(_two_columns("the run can be made", _check(job)))
+        return
+    record = pull_predict_push(job)
     typer.echo(_json(vars(record)) if as_json else describe_run(record))
 
 
+def _check(job: "PredictionJob") -> dict[str, str]:
+    from mlsys import clients
+    from mlsys.predict import check, look_at_input
+    from mlsys.settings import get_settings
+
+    settings = get_settings()
+    client = clients.bigquery_client(settings)
+    return dict(check(job, look_at_input(job, settings, client), settings, client).lines())
+
+
 def describe_run(record: "RunRecord") -> str:
-    """Return one line about a finished run."""
+    """Return one line about a finished run, or a task's part of one."""
+    rejected = f" ({record.rejected:,} rows rejected)" if record.rejected else ""
+    if not record.published:
+        return (
+            f"{record.rows:,} rows scored by this task{rejected}, in {record.seconds:.1f} s; the last task publishes "
+            f"(run {record.run_id})"
+        )
     return (
-        f"{record.rows:,} predictions by {record.model_name} {record.model_version} in {record.output_table}, "
-        f"as of {record.as_of:%Y-%m-%d %H:%M} UTC, in {record.seconds:.1f} s (run {record.run_id})"
+        f"{record.rows:,} predictions{rejected} by {record.model_name} {record.model_version} in {record.output_table},"
+        f" as of {record.as_of:%Y-%m-%d %H:%M} UTC, in {record.seconds:.1f} s (run {record.run_id})"
     )
 
 
@@ -165,7 +189,7 @@ def query(
 
 @models.command("list")
 def list_models(
-    model_name: Annotated[str | None, typer.Argument(help="Only this model.", autocompletion=_model_names)] = None,
+    model_name: Annotated[str | None, typer.Argument(help="Only this model.", autocompletion=model_names)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the versions that the registry has in this environment.
@@ -183,8 +207,8 @@ def list_models(
 
 @models.command()
 def show(
-    model_name: Annotated[str, typer.Argument(help="Name of the model.", autocompletion=_model_names)],
-    model_version: Annotated[str, typer.Argument(help="v1, v2, … or latest.")] = "latest",
+    model_name: Annotated[str, typer.Argument(help="Name of the model.", autocompletion=model_names)],
+    model_version: Annotated[str, typer.Argument(help="v1, v2, …, latest or an alias.")] = "latest",
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
 ) -> None:
     """Show what is known about a version: origin, metrics, signature, files. Its files are not loaded.
@@ -192,20 +216,19 @@ def show(
     [bold]Example:[/bold] mlsys models show titanic-survival v1
     """
     from mlsys.models import load_manifest
+    from mlsys.registry import aliases_of
 
     manifest = load_manifest(model_name, model_version)
     if as_json:
         typer.echo(manifest.to_json().decode())
     else:
-        _print(_manifest_table(manifest))
+        names = [name for name, version in aliases_of(model_name).items() if version == manifest.model_version]
+        _print(_manifest_table(manifest, names))
 
 
-def _manifest_table(manifest: Any) -> Any:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=str(manifest.ref), show_header=False, title_justify="left")
+def _manifest_table(manifest: Any, aliases: list[str]) -> Any:
     rows = {
+        "aliases": ", ".join(aliases) or "none",
         "description": manifest.description or "none",
         "created": f"{manifest.created:%Y-%m-%d %H:%M:%S} UTC by {manifest.creator}",
         "commit": manifest.git_commit or "none",
@@ -217,6 +240,15 @@ def _manifest_table(manifest: Any) -> Any:
         "files": "\n".join(f"{a.file} {a.size:,} bytes, SHA-256 {a.sha256[:12]}…" for a in manifest.artifacts),
         "environment": ", ".join([f"Python {manifest.python_version}", *map(" ".join, manifest.packages.items())]),
     }
+    return _two_columns(str(manifest.ref), rows)
+
+
+def _two_columns(title: str, rows: dict[str, str]) -> Any:
+    """Return headings and what is said about each, as a table for the terminal."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, show_header=False, title_justify="left")
     for name, value in rows.items():
         table.add_row(name, Text(value))  # Text: what an author wrote is no markup
     return table
@@ -295,9 +327,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 def predict_main(arguments: list[str] | None = None) -> None:
     """Run ``mlsys predict`` as a command of its own: what ``scripts/predict.py`` is."""
+    from mlsys.predict.task import on_cloud_run
+
     single = typer.Typer(pretty_exceptions_enable=False, add_completion=False, rich_markup_mode="rich")
     single.command()(predict)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    logs.configure("json" if on_cloud_run() else "text", logging.INFO)
     _run(single, arguments)
 
 
@@ -311,8 +345,17 @@ def _run(command: typer.Typer, arguments: list[str] | None) -> None:
     except Exception as exc:
         if not type(exc).__module__.startswith(("google.", "requests.")):
             raise
-        # What Google's client says is enough: its traceback helps nobody here. No credentials are no access.
-        sys.exit(_fail(exc, AccessError.exit_code if type(exc).__module__ == "google.auth.exceptions" else 1))
+        # What Google's client says is enough: its traceback helps nobody here.
+        sys.exit(_fail(exc, _google_code(exc)))
+
+
+def _google_code(exc: Exception) -> int:
+    """Return the exit code for an exception of Google's clients: whether it passes, or is about credentials."""
+    from mlsys.bq.calls import is_transient
+
+    if is_transient(exc) or type(exc).__name__ == "RetryError":
+        return InterruptedRunError.exit_code
+    return AccessError.exit_code if type(exc).__module__ == "google.auth.exceptions" else 1
 
 
 def _fail(exc: Exception, code: int) -> int:

@@ -3,23 +3,26 @@
 Cloud Run runs this file; the DAG passes each argument as an environment variable. See ``scripts/README.md``.
 """
 
-from mlsys.models import load_model
-from mlsys.predict import PredictionJob, RunRecord, add_metadata, open_run, score
+from mlsys.predict import Part, PredictionJob, RunRecord, add_metadata, open_run, score
 
 
 def pull_predict_push(job: PredictionJob) -> RunRecord:
-    """Make one prediction run and return what it did.
+    """Make one prediction run, or one task's share of it, and return what it did.
 
     Raises
     ------
     mlsys.errors.MlsysError
         The run was refused or failed; nothing of it is visible in the output table.
     """
-    model = load_model(job.model_name, job.model_version)  # from Cloud Storage, verified before it is unpickled
-    run = open_run(job, model)  # the rows from BigQuery, checked against the model's signature
-    scored = (score(model, rows, job.id_columns) for rows in run.batches)
-    stamped = (add_metadata(table, run.stamp) for table in scored)
-    return run.publish(stamped)  # to BigQuery, all rows at once or none
+    with open_run(job) as run:  # pins the rows in BigQuery, and loads the verified model from Cloud Storage
+        run.share_out(predict_part)  # over this task's processes
+    return run.record  # all rows became visible at once, when the last task was done
+
+
+def predict_part(part: Part) -> None:
+    """Score some of the rows."""
+    scored = (score(part.model, rows, part.id_columns, max_rejects=part.max_rejects) for rows in part.rows)
+    part.load(add_metadata(batch, part.stamp) for batch in scored)  # pushed to BigQuery, not visible yet
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -10,10 +10,18 @@ import pytest
 from sklearn.linear_model import LinearRegression, LogisticRegression
 
 from mlsys.bq import bq_get, bq_put
-from mlsys.errors import AccessError, InvalidNameError, NotFoundError, QueryError, SchemaError, TableIdError
+from mlsys.errors import (
+    AccessError,
+    InvalidNameError,
+    NotFoundError,
+    QueryError,
+    RejectedRowsError,
+    SchemaError,
+    TableIdError,
+)
 from mlsys.local.faults import Fault
 from mlsys.models import load_model, save_model
-from mlsys.predict import PredictionJob, add_metadata, open_run, score
+from mlsys.predict import PredictionJob, score
 from mlsys.predict.job import parse_as_of
 from scripts.predict import pull_predict_push
 
@@ -167,7 +175,8 @@ def test_many_batches_keep_every_row_once(model, dataset):
         ({"source": "SELECT nonsense FROM nowhere"}, QueryError, "BigQuery refused the query"),
         ({"source": "SELECT 1 AS id, 'a' AS x"}, SchemaError, "x is STRING, training had FLOAT64"),
         ({"source": "SELECT 1 AS id, 2 AS y"}, SchemaError, "x is missing"),
-        ({"source": "SELECT 1 AS id, CAST(NULL AS FLOAT64) AS x"}, SchemaError, "x has 1 missing values"),
+        ({"source": "SELECT 1 AS id, CAST(NULL AS FLOAT64) AS x"}, RejectedRowsError,
+         "1 row cannot be scored, 0 tolerated; the first is id 1: x is NULL or NaN, training saw none"),
         ({"id_columns": ("key",)}, SchemaError, "no id column key in the source; it has id, x, note"),
         ({"max_bytes_billed": 1, "source": "SELECT * FROM `{source}`"}, QueryError, "billed .* bytes > 1 allowed"),
     ],
@@ -221,17 +230,16 @@ def test_id_column_with_a_name_of_ours_is_refused(model, dataset):
         pull_predict_push(PredictionJob(model.ref.name, source, f"{dataset}.o", ("run_id",), as_of=DAY))
 
 
-@pytest.mark.parametrize("step", [0, 1], ids=["load", "merge"])
-def test_failure_while_publishing_publishes_nothing(job, model, twin, bigquery_client, step):
+@pytest.mark.parametrize("statement", ["load", "merge"])
+def test_failure_while_publishing_publishes_nothing(job, twin, bigquery_client, statement):
     """The rows of the run before stay until the new ones are complete, and the staging table is gone."""
     pull_predict_push(job)
     before = rows(job)
-    run = open_run(job, model)
-    tables = [add_metadata(score(model, batch, job.id_columns), run.stamp) for batch in run.batches]
-    twin.faults.add(Fault("bigquery.jobs.insert", "error", status=403, skip=step, message="no such right"))
+    # Statements before: start, dry run, model, (load,) known timestamps, merge.
+    skip = {"load": 3, "merge": 5}[statement]
+    twin.faults.add(Fault("bigquery.jobs.insert", "error", status=403, skip=skip, message="no such right"))
     with pytest.raises(AccessError, match="no such right"):
-        run.publish(tables)
-    assert twin.faults.hits() == {"bigquery.jobs.insert": 1}
+        pull_predict_push(job)
     pd.testing.assert_frame_equal(rows(job), before)
     assert {t.table_id for t in bigquery_client.list_tables(dataset_of(job))} == {"source", "predictions"}
 
@@ -257,9 +265,10 @@ def test_score_is_pure(model):
     """A batch in, a table out: no client, no clock."""
     batch = pa.RecordBatch.from_pandas(ROWS)
     first, second = score(model, batch, ["id"]), score(model, batch, ["id"])
-    assert first.equals(second)
-    assert first.column_names == ["id", "prediction", "prediction_probability"]
-    assert score(load_model(model.ref.name), batch, ["id"]).equals(first)
+    assert first == second
+    assert first.predictions.column_names == ["id", "prediction", "prediction_probability"]
+    assert first.rejects.column_names == ["id", "reason"]
+    assert score(load_model(model.ref.name), batch, ["id"]) == first
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ from mlsys.bq.loading import (
     write_file,
 )
 from mlsys.bq.parameters import query_parameters
+from mlsys.bq.pinned import PinnedRows
 from mlsys.bq.reading import RowBatches, Source, coalesce, read_all
 from mlsys.bq.schema import arrow_schema, check_names, describe, pandas_dtype
 from mlsys.deadlines import one_try
@@ -158,6 +159,42 @@ def bq_get_batches(
         source = _source(client, path or query, parameters, columns, max_rows, max_bytes_billed, labels)
         guard = partial(explained, client, reads=path or query)
         return RowBatches(source, read_client or _read_client(), client.project, guard, batch_rows=batch_rows)
+
+
+def bq_pin(
+    query: str,
+    *,
+    streams: tuple[int, int],
+    rows_a_stream: int = 1,
+    parameters: Mapping[str, Any] | None = None,
+    columns: Sequence[str] | None = None,
+    max_bytes_billed: int | None = None,
+    labels: Mapping[str, str] | None = None,
+    job_id: str | None = None,
+    client: bigquery.Client | None = None,
+    read_client: "BigQueryReadClient | None" = None,
+) -> PinnedRows:
+    """Pin the rows of a query or a table as they are now, in streams that other processes can read.
+
+    The query has run when this returns; with the same ``job_id`` it runs once. Other options as for `bq_get`.
+
+    Parameters
+    ----------
+    streams
+        How many to ask for at least and at most; BigQuery may give fewer.
+    rows_a_stream
+        Between the two, ask for one stream for so many rows.
+
+    Examples
+    --------
+    >>> rows = bq_pin("shoufianesys.titanic.passengers", streams=(1, 4))  # doctest: +SKIP
+    >>> [batch.num_rows for batch in rows.read(0, read_client, batch_rows=131_072)]  # doctest: +SKIP
+    [1309]
+    """
+    path, client = table_of(query), client or _client()
+    with explained(client, reads=path or query):
+        source = _source(client, path or query, parameters, columns, None, max_bytes_billed, labels, job_id)
+        return PinnedRows.open(source, read_client or _read_client(), client.project, streams, rows_a_stream)
 
 
 def bq_dry_run(
@@ -324,15 +361,16 @@ def _source(
     max_rows: int | None,
     max_bytes_billed: int | None,
     labels: Mapping[str, str] | None,
+    job_id: str | None = None,
 ) -> Source:
     if isinstance(query, TableId):
         table = get_table(client, str(query))
         if table.table_type in ("TABLE", "SNAPSHOT", "CLONE"):
             if max_bytes_billed is not None and (table.num_bytes or 0) > max_bytes_billed:
                 raise over_the_cap(table.num_bytes, max_bytes_billed)
-            return Source(query, table.schema, max_rows=max_rows, columns=columns)
+            return Source(query, table.schema, estimated_rows=table.num_rows, max_rows=max_rows, columns=columns)
         query = _all_rows(query)  # a view has no rows of its own
-    job = run_query(client, query, _query_config(parameters, max_bytes_billed, labels))
+    job = run_query(client, query, _query_config(parameters, max_bytes_billed, labels), job_id)
     return _result_of(client, job, query, columns, max_rows)
 
 
@@ -355,9 +393,9 @@ def _result_of(
         TableId(where.project, where.dataset_id, where.table_id),
         rows.schema,
         rows.total_rows,
-        bool(_ORDER_BY.search(query)),
-        max_rows,
-        columns,
+        ordered=bool(_ORDER_BY.search(query)),
+        max_rows=max_rows,
+        columns=columns,
     )
 
 

@@ -42,15 +42,18 @@ class Source:
     table: TableId | None  # None: a statement that returns no rows
     fields: Sequence[SchemaField]
     total_rows: int | None = None  # None: not known before the session is there
+    estimated_rows: int | None = None
     ordered: bool = False
     max_rows: int | None = None
     columns: Sequence[str] | None = None
     schema: pa.Schema = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "schema", arrow_schema(self._selected()))
+        object.__setattr__(self, "schema", arrow_schema(self.selected))
 
-    def _selected(self) -> list[SchemaField]:
+    @property
+    def selected(self) -> list[SchemaField]:
+        """The columns that are read."""
         if self.columns is None:
             return list(self.fields)
         by_name = {f.name.lower(): f for f in self.fields}
@@ -120,9 +123,9 @@ def _read_at_once(
     client: "BigQueryReadClient",
     advance: Callable[[int], object],
 ) -> list[pa.RecordBatch]:
-    decode = _decoder(source, session)
+    decode = decoder(source.schema, session.arrow_schema.serialized_schema)
     with ThreadPoolExecutor(len(names)) as pool:
-        parts = pool.map(lambda name: list(_watched(_read_stream(client, name, decode), advance)), names)
+        parts = pool.map(lambda name: list(_watched(read_stream(client, name, decode), advance)), names)
         return [batch for part in parts for batch in part]
 
 
@@ -170,18 +173,19 @@ def read_in_turn(
     """Yield the batches of every stream, one stream after another, up to ``source.max_rows``."""
     if session is None:
         return
-    decode = _decoder(source, session)
+    decode = decoder(source.schema, session.arrow_schema.serialized_schema)
     left = source.max_rows
     for stream in session.streams:
-        for batch in _read_stream(client, stream.name, decode):
+        for batch in read_stream(client, stream.name, decode):
             yield batch if left is None else batch.slice(0, left)
             if left is not None and (left := left - batch.num_rows) <= 0:
                 return
 
 
-def _read_stream(
+def read_stream(
     client: "BigQueryReadClient", name: str, decode: Callable[[bytes], pa.RecordBatch], offset: int = 0
 ) -> Iterator[pa.RecordBatch]:
+    """Yield the batches of a stream from row ``offset`` on, resumed where it breaks."""
     failures, last_row = 0, time.monotonic()
 
     def worth_resuming(exc: BaseException) -> bool:
@@ -203,18 +207,18 @@ def _read_stream(
     return StreamingRetry(predicate=worth_resuming, initial=0.2, maximum=20, timeout=None)(rest)()
 
 
-def _decoder(source: Source, session: "ReadSession") -> Callable[[bytes], pa.RecordBatch]:
-    """Return what turns a message's bytes into a batch of ``source.schema``, without copying the values."""
-    sent = pa.ipc.read_schema(pa.py_buffer(session.arrow_schema.serialized_schema))
-    positions = [_position(sent, name) for name in source.schema.names]
+def decoder(schema: pa.Schema, wire_schema: bytes) -> Callable[[bytes], pa.RecordBatch]:
+    """Return what turns a message's bytes into a batch of ``schema``, without copying the values."""
+    sent = pa.ipc.read_schema(pa.py_buffer(wire_schema))
+    positions = [_position(sent, name) for name in schema.names]
 
     def decode(data: bytes) -> pa.RecordBatch:
         batch = pa.ipc.read_record_batch(pa.py_buffer(data), sent)
         columns = [
             column if column.type == wanted.type else column.cast(wanted.type)
-            for column, wanted in zip((batch.column(i) for i in positions), source.schema, strict=True)
+            for column, wanted in zip((batch.column(i) for i in positions), schema, strict=True)
         ]
-        return pa.RecordBatch.from_arrays(columns, schema=source.schema)
+        return pa.RecordBatch.from_arrays(columns, schema=schema)
 
     return decode
 

@@ -1,5 +1,5 @@
 """Cloud Storage input and output: objects, bytes and files, in and out."""
 
-from mlsys.gcs.io import StoredObject, gcs_get, gcs_get_bytes, gcs_get_file, gcs_put, gcs_stat
+from mlsys.gcs.io import StoredObject, gcs_get, gcs_get_bytes, gcs_get_file, gcs_list, gcs_put, gcs_stat
 
-__all__ = ["StoredObject", "gcs_get", "gcs_get_bytes", "gcs_get_file", "gcs_put", "gcs_stat"]
+__all__ = ["StoredObject", "gcs_get", "gcs_get_bytes", "gcs_get_file", "gcs_list", "gcs_put", "gcs_stat"]

@@ -223,6 +223,19 @@ def gcs_stat(
     return _stored(blob)
 
 
+def gcs_list(bucket_name: str, prefix: str, *, client: storage.Client | None = None) -> list[str]:
+    """Return the paths of the objects whose path starts with ``prefix``, in order.
+
+    Examples
+    --------
+    >>> gcs_list("ml-models-local", "titanic-survival/v1/")  # doctest: +SKIP
+    ['titanic-survival/v1/manifest.json', 'titanic-survival/v1/model.joblib']
+    """
+    bucket = (client or _client()).bucket(bucket_name)
+    with explained(bucket.blob(prefix or "*"), "read"):
+        return [blob.name for blob in bucket.list_blobs(prefix=prefix, retry=_retry(), timeout=_timeout())]
+
+
 def check_object_name(bucket_name: str, blob_path: str) -> None:
     """Refuse what Cloud Storage would refuse, and the usual slips, before anything is sent."""
     if not _BUCKET.fullmatch(bucket_name):

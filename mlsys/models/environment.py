@@ -5,6 +5,9 @@ import subprocess
 from importlib import metadata
 from typing import Any
 
+from mlsys.errors import EnvironmentMismatchError
+from mlsys.manifest import Manifest
+
 # What any scikit-learn model stands on; the packages of the estimator's own classes are added.
 _BASE = ("joblib", "numpy", "pandas", "pyarrow", "scikit-learn", "scipy")
 
@@ -34,6 +37,49 @@ def packages(estimator: Any) -> dict[str, str]:
     by_module = metadata.packages_distributions()
     names = {*_BASE, *(name for module in modules for name in by_module.get(module, []))}
     return {name: metadata.version(name) for name in sorted(names)}
+
+
+def check(manifest: Manifest) -> None:
+    """Compare this environment with the one that trained a model.
+
+    Python must be of the same minor version and scikit-learn the very same, as scikit-learn itself would warn of any
+    other; every other package that the model needs must be there, of the same major version (minor, before 1.0). Golden
+    rows prove the rest.
+
+    Raises
+    ------
+    EnvironmentMismatchError
+        The message names each package with the version that training had and the one that is here.
+    """
+    faults = []
+    if _series(manifest.python_version, 2) != _series(python_version(), 2):
+        faults.append(f"Python {manifest.python_version}, here {python_version()}")
+    for name, wanted in manifest.packages.items():
+        here = _installed(name)
+        if here is None or not _compatible(name, wanted, here):
+            faults.append(f"{name} {wanted}, here {here or 'not installed'}")
+    if faults:
+        raise EnvironmentMismatchError(
+            f"{manifest.ref} was trained with {'; '.join(faults)}: install those versions, or train again with these"
+        )
+
+
+def _compatible(name: str, wanted: str, here: str) -> bool:
+    if name == "scikit-learn":
+        return wanted == here
+    parts = 2 if wanted.startswith("0.") else 1
+    return _series(wanted, parts) == _series(here, parts)
+
+
+def _series(version: str, parts: int) -> list[str]:
+    return version.split(".")[:parts]
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _parts(estimator: Any) -> list[Any]:

@@ -85,14 +85,53 @@ def predict(estimator: Any, signature: Signature, rows: pa.Table | pa.RecordBatc
 
 def predict_frame(estimator: Any, signature: Signature, frame: "pd.DataFrame") -> pa.Table:
     """Return the predictions of ``estimator`` for a frame with training's dtypes, as `Model.predict` does."""
-    features = frame.to_numpy() if signature.container == "numpy" else frame
-    labels = _output(estimator.predict(features), len(frame), 1, "predict").ravel()
-    columns = {PREDICTION: _arrow(labels, signature.outputs[0])}
-    if PROBABILITY in (output.name for output in signature.outputs):
-        shares = _output(estimator.predict_proba(features), len(frame), len(signature.classes), "predict_proba")
-        best = shares[:, 1] if signature.task == "binary" else shares.max(axis=1)
-        columns[PROBABILITY] = pa.array(best, pa.float64())
-    return pa.table(columns)
+    estimator, features = _transformed(estimator, frame.to_numpy() if signature.container == "numpy" else frame)
+    if PROBABILITY not in (output.name for output in signature.outputs):
+        return pa.table({PREDICTION: _arrow(_predicted(estimator, features, len(frame)), signature.outputs[0])})
+    shares = _output(estimator.predict_proba(features), len(frame), len(signature.classes), "predict_proba")
+    labels = _likeliest(estimator, features, shares)
+    if labels is None:
+        labels = _predicted(estimator, features, len(frame))
+    best = shares[:, 1] if signature.task == "binary" else shares.max(axis=1)
+    return pa.table({PREDICTION: _arrow(labels, signature.outputs[0]), PROBABILITY: pa.array(best, pa.float64())})
+
+
+def _transformed(estimator: Any, features: Any) -> tuple[Any, Any]:
+    """Do the steps before a pipeline's last one once, instead of once for labels and once for probabilities."""
+    from sklearn.pipeline import Pipeline
+
+    if type(estimator) is not Pipeline or len(estimator.steps) < 2 or estimator.steps[-1][1] in (None, "passthrough"):
+        return estimator, features
+    return estimator.steps[-1][1], estimator[:-1].transform(features)
+
+
+def _predicted(estimator: Any, features: Any, rows: int) -> "np.ndarray":
+    return _output(estimator.predict(features), rows, 1, "predict").ravel()
+
+
+# Classifiers of scikit-learn whose label is the class of the highest probability, as far as rounding lets one tell.
+_LABEL_IS_LIKELIEST = {
+    ("sklearn.ensemble._forest", "ExtraTreesClassifier"),
+    ("sklearn.ensemble._forest", "RandomForestClassifier"),
+    ("sklearn.ensemble._gb", "GradientBoostingClassifier"),
+    ("sklearn.ensemble._hist_gradient_boosting.gradient_boosting", "HistGradientBoostingClassifier"),
+    ("sklearn.linear_model._logistic", "LogisticRegression"),
+}
+_TIE = 1e-9
+
+
+def _likeliest(estimator: Any, features: Any, shares: "np.ndarray") -> "np.ndarray | None":
+    """Return the labels by the probabilities, where that is exact: it saves as much time again. None elsewhere."""
+    import numpy as np
+
+    if (type(estimator).__module__, type(estimator).__name__) not in _LABEL_IS_LIKELIEST:
+        return None
+    labels = estimator.classes_[shares.argmax(axis=1)]
+    highest = np.partition(shares, -2, axis=1)[:, -2:] if shares.shape[1] > 1 else None
+    close = np.flatnonzero(~(np.abs(highest[:, 1] - highest[:, 0]) > _TIE)) if highest is not None else ()
+    if len(close):  # which one it is depends on how the scores were rounded: ask
+        labels[close] = estimator.predict(features.iloc[close] if hasattr(features, "iloc") else features[close])
+    return labels
 
 
 def _output(values: Any, rows: int, width: int, method: str) -> "np.ndarray":

@@ -11,9 +11,11 @@ import base64
 import math
 from collections.abc import Mapping, Sequence
 from datetime import time
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mlsys.errors import SchemaError
 from mlsys.manifest import InputField
@@ -107,7 +109,7 @@ def check_columns(schema: pa.Schema, inputs: Sequence[InputField]) -> None:
     Extra columns are ignored. The message names every column that is missing or of another type.
     """
     there = {field.name: field.type for field in schema}
-    faults = [f"{f.name} is missing" for f in inputs if f.name not in there]
+    faults = [_missing_column(f.name, there) for f in inputs if f.name not in there]
     faults += [
         f"{f.name} is {found}, training had {f.type}"
         for f in inputs
@@ -117,6 +119,33 @@ def check_columns(schema: pa.Schema, inputs: Sequence[InputField]) -> None:
         raise SchemaError(
             f"the input does not fit the model: {'; '.join(faults)} (it has {', '.join(there) or 'no columns'})"
         )
+
+
+def _missing_column(name: str, there: Mapping[str, pa.DataType]) -> str:
+    close = [other for other in there if other.lower() == name.lower()] or get_close_matches(name, there, n=1)
+    return f"{name} is missing" + (f" (select `{close[0]}` AS `{name}`, if that is it)" if close else "")
+
+
+def unfit_rows(rows: pa.RecordBatch, inputs: Sequence[InputField]) -> dict[int, str]:
+    """Return the rows that do not fit what training saw: position → what is wrong with its first such column.
+
+    A missing value where training saw none, or a level of a category that training had not.
+    """
+    reasons: dict[int, str] = {}
+    for field in reversed(inputs):  # so that the first column has the last word
+        column = rows.column(field.name)
+        if not field.nullable and _missing_count(column):
+            missing = pc.is_null(column, nan_is_null=True)
+            reasons |= dict.fromkeys(_positions(missing), f"{field.name} is NULL or NaN, training saw none")
+        if field.categories is not None:
+            known = pc.is_in(column, value_set=_from_json(field.categories, field.type), skip_nulls=True)
+            for i in _positions(pc.and_not(pc.is_valid(column), known)):
+                reasons[i] = f"{field.name} is {column[i].as_py()!r}, a level that training had not"
+    return reasons
+
+
+def _positions(mask: pa.Array) -> list[int]:
+    return pc.indices_nonzero(mask).to_pylist()
 
 
 def _fits(found: str, wanted: str) -> bool:
@@ -173,8 +202,6 @@ def _arrow_type(kind: str) -> pa.DataType:
 
 
 def _missing_count(column: pa.Array | pa.ChunkedArray) -> int:
-    import pyarrow.compute as pc
-
     nans = pc.sum(pc.is_nan(column)).as_py() if pa.types.is_floating(column.type) else 0
     return column.null_count + (nans or 0)
 

@@ -130,13 +130,21 @@ def save_model(
     return Model(manifest, estimator)
 
 
-def load_model(model_name: str, model_version: str = LATEST, *, settings: Settings | None = None) -> Model:
+def load_model(
+    model_name: str,
+    model_version: str = LATEST,
+    *,
+    check_environment: bool = True,
+    settings: Settings | None = None,
+) -> Model:
     """Load a version that the registry vouches for.
 
     Parameters
     ----------
     model_version
-        ``v1``, ``v2`` … or ``latest``.
+        ``v1``, ``v2`` …, ``latest`` or an alias.
+    check_environment
+        Refuse a model that was trained with other packages than those that are installed.
 
     Raises
     ------
@@ -144,6 +152,8 @@ def load_model(model_name: str, model_version: str = LATEST, *, settings: Settin
         The registry has no such version, or its files are gone from the bucket.
     VerificationError
         The manifest is not the one that was registered, or a file not the one in the manifest. Nothing was unpickled.
+    EnvironmentMismatchError
+        Python, scikit-learn or a package that the model needs is of another version here. Nothing was unpickled.
 
     Examples
     --------
@@ -153,6 +163,8 @@ def load_model(model_name: str, model_version: str = LATEST, *, settings: Settin
     registration = find_version(model_name, model_version, settings=settings)
     client = clients.storage_client(settings)
     manifest = _registered_manifest(registration, client)
+    if check_environment:
+        environment.check(manifest)
     with tempfile.TemporaryDirectory() as folder:
         path = _verified_file(manifest.artifact(MODEL_FILE), registration, Path(folder), client)
         import joblib

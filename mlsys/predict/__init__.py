@@ -1,7 +1,22 @@
 """A prediction run: rows from BigQuery through a verified model into a slice of the output table."""
 
 from mlsys.predict.job import PredictionJob, RunRecord
+from mlsys.predict.parts import Part
+from mlsys.predict.preflight import Input, Preflight, check, look_at_input
 from mlsys.predict.run import Run, open_run
-from mlsys.predict.scoring import add_metadata, score
+from mlsys.predict.scoring import Scored, add_metadata, score
 
-__all__ = ["PredictionJob", "Run", "RunRecord", "add_metadata", "open_run", "score"]
+__all__ = [
+    "Input",
+    "Part",
+    "PredictionJob",
+    "Preflight",
+    "Run",
+    "RunRecord",
+    "Scored",
+    "add_metadata",
+    "check",
+    "look_at_input",
+    "open_run",
+    "score",
+]

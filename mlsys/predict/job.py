@@ -16,7 +16,7 @@ class PredictionJob:
     Parameters
     ----------
     model_name, model_version
-        The model; ``latest`` is its highest registered version.
+        The model, and the version by number or alias; ``latest`` is the highest registered one.
     source
         Where the rows come from: a full table path, or a query. A query may use ``@as_of``.
     output_table
@@ -27,7 +27,13 @@ class PredictionJob:
         The moment that the run is for, aware, not in the future: a schedule's logical date. The same model, output
         table and ``as_of`` are the same run: done again, it replaces its own rows.
     max_bytes_billed
-        Refuse a query that would read more bytes.
+        Refuse an input that would read more bytes.
+    max_rejects
+        The fraction of the rows, from 0 to 1, that the model may be unable to score. They go to a table of their own.
+    check_environment
+        Refuse a model that was trained with other packages than those that are installed.
+    part_rows
+        Rows that are loaded in one job: what a task that was killed need not score again. Rounded to whole batches.
 
     Raises
     ------
@@ -42,6 +48,9 @@ class PredictionJob:
     model_version: str = "latest"
     as_of: datetime = field(default_factory=lambda: start_of_day(datetime.now(UTC)))
     max_bytes_billed: int | None = None
+    max_rejects: float = 0.0
+    check_environment: bool = True
+    part_rows: int = 1_048_576
 
     def __post_init__(self) -> None:
         check_model_name(self.model_name)
@@ -52,6 +61,10 @@ class PredictionJob:
             raise InvalidNameError(f"id_columns names a column twice, got {', '.join(self.id_columns)}")
         if "$" in self.output_table.table:
             raise InvalidNameError(f"output_table must be a whole table, got the partition {self.output_table}")
+        if not 0 <= self.max_rejects <= 1:
+            raise InvalidNameError(f"max_rejects is a fraction from 0 to 1, got {self.max_rejects}")
+        if self.part_rows < 1:
+            raise InvalidNameError(f"part_rows must be 1 or more, got {self.part_rows}")
         if self.as_of.tzinfo is None:
             raise InvalidNameError(f"as_of needs a time zone, got {self.as_of.isoformat()}: add +00:00 for UTC")
         if self.as_of > datetime.now(UTC):
@@ -66,6 +79,11 @@ class PredictionJob:
         """Whether the source is a query and not a table."""
         return bool(re.search(r"\s", self.source.strip()))
 
+    @property
+    def parameters(self) -> dict[str, datetime] | None:
+        """The parameters of the source, when it is a query that uses ``@as_of``."""
+        return {"as_of": self.as_of.astimezone(UTC)} if "@as_of" in self.source else None
+
     def run_id(self, env: str) -> str:
         """Return the identity of this run in ``env``: 32 hexadecimal digits, the same for every attempt at it."""
         moment = self.as_of.astimezone(UTC).isoformat(timespec="microseconds")
@@ -75,15 +93,22 @@ class PredictionJob:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a run did. Times are UTC, ``seconds`` is from start to published."""
+    """What a run did. Times are UTC.
+
+    ``rows`` were scored and ``rejected`` were not; of a task that was not the last one to finish, and so has not
+    ``published``, they are its own. ``seconds`` is from this process's start of the run to its end.
+    """
 
     run_id: str
+    execution: str
     model_name: str
     model_version: str
     output_table: TableId
     as_of: datetime
     prediction_timestamp: datetime
     rows: int
+    rejected: int
+    published: bool
     seconds: float
 
 

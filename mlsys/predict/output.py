@@ -1,7 +1,8 @@
 """The table of predictions: how it is made, checked, and how one run's slice of it is replaced."""
 
+import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -9,14 +10,14 @@ import pyarrow as pa
 
 from mlsys.bq.calls import call_retry, get_table
 from mlsys.bq.errors import explained
-from mlsys.bq.jobs import run_query
+from mlsys.bq.jobs import run_in_turn
 from mlsys.bq.schema import describe
 from mlsys.deadlines import one_try
 from mlsys.errors import SchemaError
 from mlsys.models.model import PREDICTION, PROBABILITY
 from mlsys.models.signature import bigquery_type
 from mlsys.names import TableId
-from mlsys.predict.scoring import Stamp
+from mlsys.predict.scoring import REASON, Stamp
 
 if TYPE_CHECKING:
     from google.cloud.bigquery import Client as BigQueryClient
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 _DESCRIPTIONS = {
     PREDICTION: "What the model predicts for this row: a class, or a number for a regression",
     PROBABILITY: "Probability by the model: of the second class when there are two, else of the predicted class",
+    "reason": "Why the model could not score this row",
     "model_name": "Model that made the prediction",
     "model_version": "Version of the model",
     "prediction_timestamp": "When the run that made the prediction started (UTC); the table is partitioned by its day",
@@ -34,6 +36,9 @@ _DESCRIPTIONS = {
     "as_of": "Moment that the prediction is for (UTC), such as a schedule's logical date",
 }
 _TABLE_DESCRIPTION = "Predictions, one row per scored row and run; written by mlsys"
+_REJECTS_DESCRIPTION = "Rows that a run could not score, with the reason; written by mlsys"
+_STAGING_LIFETIME = timedelta(days=1)  # what a killed run leaves behind removes itself
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def fields(schema: pa.Schema) -> "list[SchemaField]":
@@ -56,7 +61,7 @@ def create(client: "BigQueryClient", target: TableId, schema: pa.Schema, labels:
     from google.cloud import bigquery
 
     table = bigquery.Table(str(target), schema=fields(schema))
-    table.description = _TABLE_DESCRIPTION
+    table.description = _REJECTS_DESCRIPTION if REASON in schema else _TABLE_DESCRIPTION
     table.labels = {"managed_by": labels["managed_by"], "env": labels["env"]}
     table.time_partitioning = bigquery.TimePartitioning(bigquery.TimePartitioningType.DAY, field="prediction_timestamp")
     table.clustering_fields = ["model_name", "model_version"]
@@ -64,14 +69,14 @@ def create(client: "BigQueryClient", target: TableId, schema: pa.Schema, labels:
         client.create_table(table, exists_ok=True, retry=call_retry(), timeout=one_try())
 
 
-def create_staging(client: "BigQueryClient", staging: TableId, schema: pa.Schema, lifetime: timedelta) -> None:
-    """Create the table that a run's rows wait in; it expires after ``lifetime``."""
+def create_staging(client: "BigQueryClient", staging: TableId, schema: pa.Schema) -> str | None:
+    """Create the table that a run's rows wait in; return its location. It expires after a day."""
     from google.cloud import bigquery
 
     table = bigquery.Table(str(staging), schema=fields(schema))
-    table.expires = datetime.now(UTC) + lifetime
+    table.expires = datetime.now(UTC) + _STAGING_LIFETIME
     with explained(client, writes=staging):
-        client.create_table(table, exists_ok=True, retry=call_retry(), timeout=one_try())
+        return client.create_table(table, exists_ok=True, retry=call_retry(), timeout=one_try()).location
 
 
 def drop_staging(client: "BigQueryClient", staging: TableId) -> None:
@@ -84,14 +89,14 @@ def drop_staging(client: "BigQueryClient", staging: TableId) -> None:
         logger.warning("staging table %s is left to expire: %s", staging, exc)
 
 
-def check(client: "BigQueryClient", target: TableId, schema: pa.Schema) -> None:
-    """Raise `SchemaError` when the output table is there and cannot take these columns."""
+def check(client: "BigQueryClient", target: TableId, schema: pa.Schema) -> bool:
+    """Say whether the table is there; raise `SchemaError` when it cannot take these columns."""
     from google.api_core.exceptions import NotFound
 
     try:
         there = {field.name.lower(): field for field in get_table(client, str(target)).schema}
     except NotFound:
-        return
+        return False
     wanted = {field.name.lower(): field for field in fields(schema)}
     faults = [f"it has no column {name}" for name in wanted if name not in there]
     faults += [
@@ -102,6 +107,7 @@ def check(client: "BigQueryClient", target: TableId, schema: pa.Schema) -> None:
     faults += [f"it requires {name}" for name, f in there.items() if f.mode == "REQUIRED" and name not in wanted]
     if faults:
         raise SchemaError(f"output table {target} cannot take the predictions: {'; '.join(faults)}. Name another table")
+    return True
 
 
 def replace_slice(
@@ -110,23 +116,77 @@ def replace_slice(
     staging: TableId,
     columns: Sequence[str],
     stamp: Stamp,
+    token: str,
+    written_before: Callable[[], Iterable[datetime]],
     labels: dict[str, str],
-) -> None:
-    """Replace the run's rows by those of the staging table, in one atomic statement.
+) -> bool:
+    """Replace the run's rows by those of the staging table, in one atomic statement, once for each ``token``.
 
-    A run's earlier rows were written after its ``as_of``, so older partitions are never read.
+    Executions of one run take turns, so that each finds the rows of the others: two statements that only insert would
+    not see each other in BigQuery. The rows to be replaced have the timestamp of an earlier execution; asking for just
+    those timestamps lets BigQuery read no other partition.
+
+    Parameters
+    ----------
+    written_before
+        Returns the timestamps that the run's rows may have, asked for when no other execution is publishing.
+
+    Returns
+    -------
+    bool
+        False when a later execution has published its rows already: those stay.
     """
     from google.cloud import bigquery
 
+    def statement(earlier: list[bigquery.QueryJob]) -> tuple[str, list]:
+        published = [_micros_to_datetime(job.labels["stamp"]) for job in earlier]
+        if any(moment > stamp.prediction_timestamp for moment in published):
+            raise _Overtaken
+        moments = sorted({stamp.prediction_timestamp, *published, *written_before()})
+        return _merge(target, staging, columns, len(moments)), _parameters(stamp.run_id, moments)
+
+    key = hashlib.sha256(f"{target}\n{stamp.run_id}".encode()).hexdigest()[:32]
+    micros = str(_micros(stamp.prediction_timestamp))
+    config = bigquery.QueryJobConfig(labels=labels | {"stamp": micros})
+    try:
+        with explained(client, writes=target):
+            run_in_turn(client, f"mlsys_publish_{key}", config, statement, token=token)
+    except _Overtaken:
+        return False
+    return True
+
+
+class _Overtaken(Exception):  # noqa: N818 - a signal to the caller above, never seen outside
+    """A later execution of the run has published."""
+
+
+def _merge(target: TableId, staging: TableId, columns: Sequence[str], moments: int) -> str:
     names = ", ".join(f"`{name}`" for name in columns)
     values = ", ".join(f"source.`{name}`" for name in columns)
-    sql = f"""
+    written = ", ".join(f"@moment_{i}" for i in range(moments))
+    return f"""
         MERGE {target.sql} AS target USING {staging.sql} AS source ON FALSE
-        WHEN NOT MATCHED BY SOURCE AND target.run_id = @run_id AND target.prediction_timestamp >= @as_of THEN DELETE
+        WHEN NOT MATCHED BY SOURCE AND target.run_id = @run_id AND target.prediction_timestamp IN ({written})
+          THEN DELETE
         WHEN NOT MATCHED THEN INSERT ({names}) VALUES ({values})"""  # noqa: S608
-    parameters = [
-        bigquery.ScalarQueryParameter("run_id", "STRING", stamp.run_id),
-        bigquery.ScalarQueryParameter("as_of", "TIMESTAMP", stamp.as_of),
-    ]
-    with explained(client, reads=sql):
-        run_query(client, sql, bigquery.QueryJobConfig(query_parameters=parameters, labels=labels))
+
+
+def _parameters(run_id: str, moments: Sequence[datetime]) -> list:
+    from google.cloud.bigquery import ScalarQueryParameter
+
+    run = ScalarQueryParameter("run_id", "STRING", run_id)
+    return [run, *(ScalarQueryParameter(f"moment_{i}", "TIMESTAMP", moment) for i, moment in enumerate(moments))]
+
+
+def _micros(moment: datetime) -> int:
+    return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
+def _micros_to_datetime(text: str) -> datetime:
+    return _EPOCH + timedelta(microseconds=int(text))
+
+
+def count_rows(client: "BigQueryClient", staging: TableId) -> int:
+    """Return how many rows were loaded into a staging table."""
+    with explained(client, reads=staging):
+        return get_table(client, str(staging)).num_rows

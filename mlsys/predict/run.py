@@ -1,131 +1,333 @@
-"""One run against BigQuery: what it needs is checked first, and its rows appear all at once or not at all."""
+"""One run, or one task's share of it: checked, planned, scored, and published by whichever task is the last.
+
+Every step can be repeated by a task that is started again, or done by two at once: what must happen once is decided by
+Cloud Storage (an object is created once) or by BigQuery (a job id is used once).
+"""
 
 import logging
+import signal
+import threading
 import time
-import uuid
-from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from math import floor
+from typing import Any
 
-import pyarrow as pa
+import joblib
 
-from mlsys import clients
-from mlsys.bq import arrow_schema, bq_dry_run, bq_get_batches, bq_put_batches
-from mlsys.models import Model
-from mlsys.models.signature import check_columns
-from mlsys.names import labels
-from mlsys.predict import output
+from mlsys import clients, logs
+from mlsys.bq import bq_pin
+from mlsys.errors import InterruptedRunError, NotFoundError, RejectedRowsError, SchemaError
+from mlsys.models.environment import git_commit
+from mlsys.names import MODEL_FILE, labels, rejects_table
+from mlsys.predict import output, preflight
 from mlsys.predict.job import PredictionJob, RunRecord
-from mlsys.predict.scoring import Stamp, output_schema
+from mlsys.predict.parts import BATCH_ROWS, Score, Work
+from mlsys.predict.plan import Counts, Plan, RunFolder
+from mlsys.predict.preflight import Input, Preflight
+from mlsys.predict.scoring import Stamp
+from mlsys.predict.task import current_task
+from mlsys.predict.workers import score_streams, warm_up
 from mlsys.progress import rows_bar
+from mlsys.registry.runs import RunEntry, known_timestamps, record_run
 from mlsys.settings import Settings, get_settings
-
-if TYPE_CHECKING:
-    from mlsys.bq import RowBatches
 
 logger = logging.getLogger(__name__)
 
-_BATCH_ROWS = 131_072  # measured: 8k-row batches double the time, larger ones only cost memory
-_STAGING_HOURS = 24  # what a killed run leaves behind removes itself
+_PROCESS_ROWS = 250_000  # fewer are scored before another process has started
+_PROCESS_BYTES = 10_000_000  # what so many rows of a few columns have
+_LAST_WORDS = 8.0  # seconds; Cloud Run gives ten between SIGTERM and SIGKILL
 
 
 class Run:
-    """An open run: its input, pinned, and the one way to publish its output."""
+    """A run that is under way. ``record`` says what it did, once it has ended."""
 
-    def __init__(
-        self, job: PredictionJob, batches: "RowBatches", schema: pa.Schema, stamp: Stamp, settings: Settings
-    ) -> None:
-        self.job, self.batches, self.stamp = job, batches, stamp
-        self._schema, self._settings = schema, settings
+    def __init__(self, job: PredictionJob, settings: Settings) -> None:
+        self.job, self.settings, self.task = job, settings, current_task()
+        self.run_id = job.run_id(settings.env)
+        self.token = self.task.token(self.run_id)
+        self.client = clients.bigquery_client(settings)
+        self.folder = RunFolder.of(
+            self.run_id, self.task.execution, settings.model_bucket(), clients.storage_client(settings)
+        )
+        self.record: RunRecord | None = None
+        self.work: Work | None = None  # not before everything was checked
         self._started = time.monotonic()
+        self._counts = Counts()
+        self._entry = RunEntry(
+            run_id=self.run_id,
+            execution=self.task.execution,
+            environment=str(settings.env),
+            model_name=job.model_name,
+            source=job.source,
+            output_table=str(job.output_table),
+            as_of=job.as_of.astimezone(UTC),
+            started_timestamp=datetime.now(UTC),
+            tasks=self.task.task_count,
+            attempt=self.task.task_attempt,
+            image=settings.mlsys_image,
+            git_commit=settings.mlsys_git_commit or git_commit(),
+        )
 
-    @property
-    def labels(self) -> dict[str, str]:
-        """The labels of this run's BigQuery jobs."""
-        return _labels(self.job, self.stamp, self._settings)
+    def share_out(self, score_part: Score) -> None:
+        """Call ``score_part`` for each part of this task's share of the rows, in as many processes as there are cores.
 
-    def publish(self, tables: Iterable[pa.Table]) -> RunRecord:
-        """Write the scored tables to a staging table, then replace this run's rows in the output in one statement."""
-        client, target = clients.bigquery_client(self._settings), self.job.output_table
-        output.create(client, target, self._schema, self.labels)
-        # A table of this attempt's own: a second execution of the run, which Cloud Run may start, must not share it.
-        staging = target.sibling(f"{target.table}__staging_{self.stamp.run_id}_{uuid.uuid4().hex[:8]}")
-        output.create_staging(client, staging, self._schema, timedelta(hours=_STAGING_HOURS))
-        try:
-            rows = bq_put_batches(
-                self._watched(tables),
-                staging,
-                "WRITE_TRUNCATE",
-                schema=self._schema,
-                labels=self.labels,
-                client=client,
+        It must be a function of a module, so that other processes can import it.
+        """
+        done = self.folder.finished([self.task.task_index])
+        self._counts = done[0] if done else self._score(score_part)
+
+    def _score(self, score_part: Score) -> Counts:
+        plan, streams = self.work.plan, self.work.plan.streams_of(self.task.task_index)
+        rows = plan.rows.total_rows * len(streams) // max(1, len(plan.rows.streams))
+        processes = min(_workers(self.settings), len(streams), 1 + rows // _PROCESS_ROWS)
+        stamp = self.work.stamp
+        with rows_bar(f"rows scored by {stamp.model_name} {stamp.model_version}", None) as start:
+            return score_streams(self.work, streams, score_part, start(rows), processes)
+
+    def open(self) -> None:
+        """Check, note that it started, and plan; or take the plan that there is."""
+        moment = self._note_start()
+        plan = self.folder.plan()
+        job = self.job if plan is None else replace(self.job, model_version=plan.model_version)
+        source = (
+            preflight.look_at_input(job, self.settings, self.client)
+            if plan is None
+            else Input(plan.rows.schema, plan.bytes_processed)
+        )
+        if source.bytes_processed > _PROCESS_BYTES and _workers(self.settings) > 1:
+            warm_up()  # while this process loads the model
+        checked = preflight.check(job, source, self.settings, self.client)
+        if plan is None:
+            plan = self.folder.agree(self._new_plan(checked, moment))
+            if (
+                plan.model_version != checked.model.ref.version
+            ):  # registered or moved in between: the first task's holds
+                job = replace(self.job, model_version=plan.model_version)
+                checked = preflight.check(job, source, self.settings, self.client)
+        if plan.tasks != self.task.task_count:
+            raise SchemaError(f"execution {self.task.execution} has {plan.tasks} tasks, got {self.task.task_count}")
+        self._prepare(checked, plan)
+
+    def _note_start(self) -> datetime:
+        """Record the start, once for all tasks; return the moment that tells this execution's rows from others."""
+        job_id = f"mlsys_start_{self.token}"
+        entry = replace(self._entry, prediction_timestamp=self._entry.started_timestamp)
+        job = record_run(entry, self.client, job_id)
+        if self.task.task_attempt:
+            record_run(self._entry, self.client, f"{job_id}_attempt_{self.task.task_index}_{self.task.task_attempt}")
+        return next(p.value for p in job.query_parameters if p.name == "prediction_timestamp")
+
+    def _new_plan(self, checked: Preflight, moment: datetime) -> Plan:
+        job, tasks = self.job, self.task.task_count
+        inputs = [field.name for field in checked.model.manifest.signature.inputs]
+        rows = bq_pin(
+            job.source,
+            streams=(tasks, tasks * _workers(self.settings)),
+            rows_a_stream=_PROCESS_ROWS,
+            parameters=job.parameters,
+            columns=list(dict.fromkeys([*job.id_columns, *inputs])),
+            max_bytes_billed=job.max_bytes_billed,
+            labels=self._labels(checked.model.ref.version),
+            job_id=f"mlsys_input_{self.token}",
+            client=self.client,
+            read_client=clients.read_client(self.settings),
+        )
+        batch_rows = min(BATCH_ROWS, job.part_rows)
+        return Plan(
+            model_version=checked.model.ref.version,
+            prediction_timestamp=moment,
+            rows=rows,
+            tasks=tasks,
+            part_rows=-(-job.part_rows // batch_rows) * batch_rows,
+            max_rejects=floor(job.max_rejects * rows.total_rows),
+            bytes_processed=checked.source.bytes_processed,
+        )
+
+    def _prepare(self, checked: Preflight, plan: Plan) -> None:
+        target, job_labels = self.job.output_table, self._labels(plan.model_version)
+        staging = target.sibling(f"{target.table}__staging_{self.token}")
+        self._rejects_exist = checked.rejects_exist
+        output.create(self.client, target, checked.predictions, job_labels)
+        location = output.create_staging(self.client, staging, checked.predictions)
+        self.work = Work(
+            plan=plan,
+            model=checked.model,
+            stamp=Stamp(self.job.model_name, plan.model_version, plan.prediction_timestamp, self.run_id,
+                        self.job.as_of.astimezone(UTC)),
+            id_columns=self.job.id_columns,
+            source=self.job.source,
+            staging=staging,
+            rejects_staging=target.sibling(f"{target.table}__staging_{self.token}_rejects"),
+            predictions=checked.predictions,
+            rejects=checked.rejects,
+            token=self.token,
+            location=location,
+            labels=job_labels,
+            settings=self.settings,
+        )  # fmt: skip
+        self._entry = replace(
+            self._entry,
+            model_version=plan.model_version,
+            model_sha256=checked.model.manifest.artifact(MODEL_FILE).sha256,
+            bytes_processed=plan.bytes_processed,
+        )
+        logger.info("%s over %d rows of %s", checked.model.ref, plan.rows.total_rows, self.job.source[:200])
+
+    def close(self) -> None:
+        """Note that this task is done, and publish when it is the last one."""
+        self.folder.finish(self.task.task_index, self._counts)
+        done = self.folder.finished(range(self.work.plan.tasks))
+        if done is not None:
+            self._counts = sum(done, Counts())
+            self._publish(self._counts)
+        self._report(published=done is not None)
+
+    def _publish(self, total: Counts) -> None:
+        newest = True
+        if not self.folder.is_published:
+            try:
+                newest = self._replace_slices(total)
+            except NotFoundError:  # the staging table: another task was quicker, and has removed it
+                if not self.folder.is_published:
+                    raise
+        self.folder.publish({"scored": total.scored, "rejected": total.rejected})
+        reason = None if newest else "a later execution of the run had published already: its rows stay"
+        self._note_end("succeeded", reason, total)
+        self._drop_staging()
+
+    def _drop_staging(self) -> None:
+        for staging in (self.work.staging, self.work.rejects_staging):
+            output.drop_staging(self.client, staging)
+
+    def _replace_slices(self, total: Counts) -> bool:
+        self._check(total)
+        work, target = self.work, self.job.output_table
+        replace_slice = partial(
+            output.replace_slice,
+            self.client,
+            stamp=work.stamp,
+            token=self.token,
+            written_before=lambda: known_timestamps(self.run_id, self.settings),
+            labels=work.labels,
+        )
+        rejects = rejects_table(target)
+        if total.rejected or self._rejects_exist:
+            output.create(self.client, rejects, work.rejects, work.labels)
+            output.create_staging(self.client, work.rejects_staging, work.rejects)
+            replace_slice(rejects, work.rejects_staging, work.rejects.names)
+        return replace_slice(target, work.staging, work.predictions.names)
+
+    def _check(self, total: Counts) -> None:
+        """Raise unless every row of the input is accounted for."""
+        plan = self.work.plan
+        if total.rejected > plan.max_rejects:
+            raise RejectedRowsError(
+                f"{total.rejected} rows cannot be scored by all tasks together, {plan.max_rejects} tolerated"
             )
-            output.replace_slice(client, target, staging, self._schema.names, self.stamp, self.labels)
-        finally:
-            output.drop_staging(client, staging)
-        return self._report(rows)
+        staged = output.count_rows(self.client, self.work.staging)
+        if staged != total.scored or (plan.rows.exact and total.rows != plan.rows.total_rows):
+            raise InterruptedRunError(
+                f"rows are missing: the input has {plan.rows.total_rows}, {total.rows} were read, {total.scored} scored"
+                f", {total.rejected} rejected, and {staged} are staged. Nothing was published; run it again"
+            )
 
-    def _watched(self, tables: Iterable[pa.Table]) -> Iterator[pa.RecordBatch]:
-        with rows_bar(f"rows scored by {self.stamp.model_name} {self.stamp.model_version}", None) as start:
-            advance = start(self.batches.total_rows)
-            for table in tables:
-                yield from table.combine_chunks().to_batches()
-                advance(table.num_rows)
+    def _note_end(self, status: str, reason: str | None, total: Counts | None = None) -> None:
+        known: dict[str, Any] = {"seconds": time.monotonic() - self._started}
+        if total is not None:
+            known |= {"input_rows": total.rows, "scored_rows": total.scored, "rejected_rows": total.rejected}
+        record_run(self._entry.ended(status, reason, **known), self.client)
 
-    def _report(self, rows: int) -> RunRecord:
-        stamp = self.stamp
-        seconds = time.monotonic() - self._started
-        logger.info("run %s: %d predictions in %s, %.1f s", stamp.run_id, rows, self.job.output_table, seconds)
-        return RunRecord(
-            run_id=stamp.run_id,
+    def fail(self, exc: BaseException) -> None:
+        """Leave the reason in the ledger, and no tables, if that can be had: the error itself is what counts."""
+        reason = " ".join(f"{type(exc).__name__}: {exc}".split())[:2000]
+        last_words = threading.Thread(target=self._try_to_note, args=(reason,), daemon=True)
+        last_words.start()
+        last_words.join(_LAST_WORDS)
+
+    def _try_to_note(self, reason: str) -> None:
+        try:
+            self._note_end("failed", reason)
+        except Exception as exc:  # noqa: BLE001 - whatever it is, another error is being told
+            logger.warning("the run ledger could not be told that the run failed: %s", exc)
+        if self.work and self.task.by_hand:  # others will be started again, and go on with what is there
+            self._drop_staging()
+
+    def _report(self, *, published: bool) -> None:
+        stamp, counts = self.work.stamp, self._counts
+        self.record = RunRecord(
+            run_id=self.run_id,
+            execution=self.task.execution,
             model_name=stamp.model_name,
             model_version=stamp.model_version,
             output_table=self.job.output_table,
             as_of=stamp.as_of,
             prediction_timestamp=stamp.prediction_timestamp,
-            rows=rows,
-            seconds=seconds,
+            rows=counts.scored,
+            rejected=counts.rejected,
+            published=published,
+            seconds=time.monotonic() - self._started,
         )
+        logger.info("%d rows scored, %d rejected, in %.1f s%s", counts.scored, counts.rejected, self.record.seconds,
+                    f"; published in {self.job.output_table}" if published else "")  # fmt: skip
+
+    def _labels(self, version: str) -> dict[str, str]:
+        return labels(env=self.settings.env, model=self.job.model_name, model_version=version, run_id=self.run_id)
 
 
-def open_run(job: PredictionJob, model: Model, *, settings: Settings | None = None) -> Run:
-    """Check everything that a run needs, and open its input.
+@contextmanager
+def open_run(job: PredictionJob, *, settings: Settings | None = None) -> Iterator[Run]:
+    """Open a run: check it, note its start in the ledger, pin its rows. At the end of the block it is published.
 
     Raises
     ------
-    VerificationError
-        The model does not reproduce its golden rows here.
-    SchemaError
-        The input does not fit the model, or the output table does not fit the predictions.
-    NotFoundError, AccessError, QueryError
-        BigQuery has no such table, refuses the caller, or refuses the query.
+    InterruptedRunError
+        SIGTERM came, or a process was lost: the same execution, started again, goes on where it was.
+    MlsysError
+        The run was refused (see `mlsys.predict.preflight.check`), or rows could not be scored. Nothing of it is
+        visible in the output table.
     """
     settings = settings or get_settings()
-    model.check_golden_rows()
-    stamp = Stamp(
-        model.ref.name, model.ref.version, datetime.now(UTC), job.run_id(settings.env), job.as_of.astimezone(UTC)
-    )
-    client, inputs = clients.bigquery_client(settings), model.manifest.signature.inputs
-    query = {
-        "parameters": {"as_of": stamp.as_of} if "@as_of" in job.source else None,
-        "labels": _labels(job, stamp, settings),
-        "client": client,
-    }
-    source = arrow_schema(bq_dry_run(job.source, **query).schema)  # costs nothing: every check comes before it is run
-    check_columns(source, inputs)
-    schema = output_schema(model, source, job.id_columns)
-    output.check(client, job.output_table, schema)
-    batches = bq_get_batches(
-        job.source,
-        columns=list(dict.fromkeys([*job.id_columns, *(field.name for field in inputs)])),
-        batch_rows=_BATCH_ROWS,
-        max_bytes_billed=job.max_bytes_billed,
-        read_client=clients.read_client(settings),
-        **query,
-    )
-    logger.info("run %s: %s over %d rows of %s", stamp.run_id, model.ref, batches.total_rows, job.source[:200])
-    return Run(job, batches, schema, stamp, settings)
+    run = Run(job, settings)
+    logs.bind(run_id=run.run_id, execution=run.task.execution, task=str(run.task.task_index))
+    try:
+        with _stoppable():
+            run.open()
+            yield run
+            run.close()
+    except BaseException as exc:
+        run.fail(exc)
+        raise
 
 
-def _labels(job: PredictionJob, stamp: Stamp, settings: Settings) -> dict[str, str]:
-    return labels(env=settings.env, model=job.model_name, model_version=stamp.model_version, run_id=stamp.run_id)
+class _Stopped(BaseException):
+    """SIGTERM came. No Exception: a model that catches those must not catch this one."""
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Turn SIGTERM into `InterruptedRunError`, raised where the main thread is."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise _Stopped
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except _Stopped:
+        raise InterruptedRunError(
+            "stopped by SIGTERM: nothing is half published; started again, it goes on where it was"
+        ) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _workers(settings: Settings) -> int:
+    return settings.mlsys_workers or joblib.cpu_count()

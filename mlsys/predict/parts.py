@@ -122,7 +122,7 @@ class _Loader:
             if kind is None:
                 self._settle()
         finally:
-            self._thread.shutdown(cancel_futures=True)
+            self._thread.shutdown()  # what is written is loaded, whatever came after
 
     def find(self, number: int) -> Counts | None:
         """Return what a part came to that was loaded before; None for one that was not."""

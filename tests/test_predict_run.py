@@ -1,0 +1,352 @@
+"""Tasks, executions and attempts of a run: they share the work, take turns, and leave a record."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from mlsys.bq import bq_get, bq_put
+from mlsys.errors import InterruptedRunError, QueryError, RejectedRowsError, SchemaError, SettingsError
+from mlsys.gcs import gcs_list
+from mlsys.local.faults import Fault
+from mlsys.models import save_model
+from mlsys.names import run_prefix
+from mlsys.predict import PredictionJob, check, look_at_input, open_run
+from mlsys.registry import set_alias
+from mlsys.registry.runs import list_runs
+from scripts.predict import predict_part, pull_predict_push
+
+DAY = datetime(2026, 1, 31, tzinfo=UTC)
+COUNT = 400
+ROWS = pd.DataFrame({"id": range(COUNT), "x": np.linspace(-2, 2, COUNT)})
+
+
+@pytest.fixture
+def model(model_name):
+    """A registered binary classifier."""
+    return save_model(LogisticRegression().fit(ROWS[["x"]], ROWS["x"] > 0.3), model_name, ROWS[["x"]])
+
+
+@pytest.fixture
+def job(model, dataset):
+    """A run over 400 rows, in parts of 50."""
+    bq_put(ROWS, f"{dataset}.source")
+    return PredictionJob(
+        model.ref.name, f"{dataset}.source", f"{dataset}.predictions", ("id",), as_of=DAY, part_rows=50
+    )
+
+
+@pytest.fixture
+def cloud_run(monkeypatch):
+    """Return what makes this process a task of a Cloud Run job for a while."""
+
+    @contextlib.contextmanager
+    def as_task(execution="exec-1", index=0, count=1, attempt=0):
+        given = {"EXECUTION": execution, "TASK_INDEX": index, "TASK_COUNT": count, "TASK_ATTEMPT": attempt}
+        with monkeypatch.context() as patch:
+            for name, value in given.items():
+                patch.setenv(f"CLOUD_RUN_{name}", str(value))
+            yield
+
+    return as_task
+
+
+def rows(job, what="*", order="id"):
+    return bq_get(f"SELECT {what} FROM `{job.output_table}` ORDER BY {order}")
+
+
+def ledger(job):
+    frame = list_runs(job.model_name).sort_values("started_timestamp").astype(object)
+    return frame.where(frame.notna(), None).to_dict("records")
+
+
+def tables(job, client):
+    return {t.table_id for t in client.list_tables(f"{job.output_table.project}.{job.output_table.dataset}")}
+
+
+def test_tasks_share_the_rows_and_the_last_one_publishes(job, cloud_run):
+    """Nothing is visible before; then everything is, once."""
+    records = []
+    for index in (2, 0, 3, 1):  # in whatever order
+        with cloud_run(index=index, count=4):
+            records.append(pull_predict_push(job))
+            assert records[-1].published == (index == 1)
+            if index != 1:
+                assert rows(job).empty
+    assert [record.rows for record in records] == [100, 100, 100, COUNT]
+    assert rows(job)["id"].tolist() == list(range(COUNT))
+    assert rows(job)["prediction_timestamp"].nunique() == 1
+    (entry,) = ledger(job)
+    assert (entry["state"], entry["tasks"], entry["scored_rows"], entry["attempt"]) == ("succeeded", 4, COUNT, 0)
+
+
+def test_more_tasks_than_rows(job, cloud_run):
+    """Those without rows have nothing to do, and say so."""
+    bq_put(ROWS.head(2), job.source, "WRITE_TRUNCATE")
+    for index in range(4):
+        with cloud_run(index=index, count=4):
+            pull_predict_push(job)
+    assert rows(job)["id"].tolist() == [0, 1]
+
+
+def test_a_task_that_is_started_again_goes_on_where_it_was(job, cloud_run, twin):
+    """Parts that were loaded are not scored again, and the rows are still those of the first attempt."""
+    scored = []
+
+    def failing(part):
+        scored.append(1)
+        if len(scored) == 4:
+            raise RuntimeError("out of luck")
+        predict_part(part)
+
+    with cloud_run(), pytest.raises(RuntimeError, match="out of luck"), open_run(job) as run:
+        run.share_out(failing)
+    assert ledger(job)[0]["state"] == "failed"
+    assert "out of luck" in ledger(job)[0]["reason"]
+    bq_put(ROWS.head(3), job.source, "WRITE_TRUNCATE")  # the input is pinned: a retry does not mix two of them
+
+    def counting(part):
+        scored.append(1)
+        predict_part(part)
+
+    with cloud_run(attempt=1), open_run(job) as run:
+        run.share_out(counting)
+    assert len(scored) == 4 + (COUNT // 50 - 3)
+    assert rows(job)["id"].tolist() == list(range(COUNT))
+    (entry,) = ledger(job)
+    assert (entry["state"], entry["attempt"], entry["reason"]) == ("succeeded", 1, None)
+
+
+def test_a_task_that_is_started_again_after_publication_changes_nothing(job, cloud_run, bigquery_client):
+    """Cloud Run may lose sight of a task that has ended well."""
+    with cloud_run():
+        pull_predict_push(job)
+        before = rows(job)
+    with cloud_run(attempt=1):
+        record = pull_predict_push(job)
+    assert record.published
+    pd.testing.assert_frame_equal(rows(job), before)
+    assert tables(job, bigquery_client) == {"source", "predictions"}
+    assert ledger(job)[0]["state"] == "succeeded"
+
+
+def test_an_older_execution_does_not_overwrite_a_newer_one(job, cloud_run):
+    """It was slow, or its retry came late: the newer rows stay, and it ends well."""
+    with cloud_run("old"), open_run(job) as run:
+        run.share_out(predict_part)
+        bq_put(ROWS.head(7), job.source, "WRITE_TRUNCATE")
+        with cloud_run("new"):
+            newer = pull_predict_push(job)
+    assert rows(job)["id"].tolist() == list(range(7))
+    assert rows(job)["prediction_timestamp"].unique() == [newer.prediction_timestamp]
+    assert {e["execution"]: e["reason"] for e in ledger(job)} == {
+        "old": "a later execution of the run had published already: its rows stay",
+        "new": None,
+    }
+
+
+def test_a_newer_version_in_between_does_not_split_a_run(job, model, cloud_run):
+    """The first task's version is the one of all."""
+    with cloud_run(index=0, count=2):
+        pull_predict_push(job)
+    save_model(model.estimator, model.ref.name, ROWS[["x"]])
+    with cloud_run(index=1, count=2):
+        pull_predict_push(job)
+    assert rows(job)["model_version"].unique().tolist() == ["v1"]
+
+
+def test_rerun_reads_only_the_days_on_which_the_run_was_scored(job, bigquery_client, cloud_run):
+    """The statement names the timestamps of the run's earlier executions, so other partitions are not read."""
+    with cloud_run("first"):
+        first = pull_predict_push(job)
+    with cloud_run("second"):
+        second = pull_predict_push(job)
+    published = [j for j in bigquery_client.list_jobs(max_results=50) if j.job_id.startswith("mlsys_publish_")]
+    latest = next(j for j in published if j.labels["run_id"] == second.run_id)
+    moments = {p.value for p in latest.query_parameters if p.name.startswith("moment_")}
+    assert moments == {first.prediction_timestamp, second.prediction_timestamp}
+    assert "prediction_timestamp IN" in latest.query
+    assert bigquery_client.get_job(latest.job_id).num_dml_affected_rows == 2 * COUNT  # deleted and inserted
+
+
+def test_several_processes_score_one_task(job, monkeypatch):
+    """Each has streams of its own; what they load is the same as one process would."""
+    from mlsys.predict import run as module
+    from mlsys.settings import get_settings
+
+    monkeypatch.setattr(module, "_PROCESS_ROWS", 100)
+    monkeypatch.setenv("MLSYS_WORKERS", "3")
+    get_settings.cache_clear()
+    try:
+        assert pull_predict_push(job).rows == COUNT
+        assert rows(job)["id"].tolist() == list(range(COUNT))
+        broken = dataclasses.replace(job, as_of=DAY - timedelta(days=1))
+        bq_put(ROWS.assign(x=[*ROWS["x"][:-1], None]), job.source, "WRITE_TRUNCATE")
+        with pytest.raises(RejectedRowsError, match="1 row cannot be scored, 0 tolerated; the first is id 399: x is"):
+            pull_predict_push(broken)
+        assert len(rows(job)) == COUNT
+    finally:
+        monkeypatch.undo()
+        get_settings.cache_clear()
+
+
+def test_rejected_rows_go_to_a_table_of_their_own(job, bigquery_client):
+    """Every row of the input is in one of the two; a rerun replaces both slices."""
+    gaps = ROWS.assign(x=ROWS["x"].mask(ROWS["id"] % 100 == 7))
+    bq_put(gaps, job.source, "WRITE_TRUNCATE")
+    tolerant = dataclasses.replace(job, max_rejects=0.01)
+    record = pull_predict_push(tolerant)
+    assert (record.rows, record.rejected) == (COUNT - 4, 4)
+    rejects = bq_get(f"SELECT * FROM `{job.output_table}_rejects` ORDER BY id")
+    assert rejects["id"].tolist() == [7, 107, 207, 307]
+    assert rejects["reason"].unique().tolist() == ["x is NULL or NaN, training saw none"]
+    assert (rejects["run_id"] == record.run_id).all()
+    assert all(f.description for f in bigquery_client.get_table(f"{job.output_table}_rejects").schema)
+    assert (ledger(job)[0]["input_rows"], ledger(job)[0]["rejected_rows"]) == (COUNT, 4)
+
+    with pytest.raises(RejectedRowsError, match="tolerated; the first is id 7"):
+        pull_predict_push(dataclasses.replace(job, max_rejects=0.001))
+    assert len(rows(job)) == COUNT - 4  # the failed one has changed nothing
+
+    bq_put(ROWS, job.source, "WRITE_TRUNCATE")
+    assert pull_predict_push(tolerant).rejected == 0
+    assert bq_get(f"{job.output_table}_rejects").empty
+    assert len(rows(job)) == COUNT
+    assert tables(job, bigquery_client) == {"source", "predictions", "predictions_rejects"}
+
+
+def test_rejects_of_all_tasks_together_count(job, cloud_run):
+    """Each task stays below the limit, the run does not."""
+    bq_put(ROWS.assign(x=ROWS["x"].mask(ROWS["id"].isin([0, 399]))), job.source, "WRITE_TRUNCATE")
+    strict = dataclasses.replace(job, max_rejects=1 / COUNT)
+    with cloud_run(index=0, count=2):
+        pull_predict_push(strict)
+    with cloud_run(index=1, count=2), pytest.raises(RejectedRowsError, match="2 rows cannot be scored by all tasks"):
+        pull_predict_push(strict)
+    assert rows(job).empty
+
+
+def test_preflight_says_what_would_happen_and_does_nothing(job, settings, bigquery_client):
+    """``--dry-run``: checked in full, nothing created, nothing recorded."""
+    found = dict(check(job, look_at_input(job, settings, bigquery_client), settings, bigquery_client).lines())
+    assert found["model"].startswith(f"{job.model_name}/v1, binary")
+    assert found["inputs"] == "x FLOAT64, a row with NULL is rejected"
+    assert found["output"].endswith("(will be created)")
+    assert found["golden rows"] == "4 reproduced"
+    assert tables(job, bigquery_client) == {"source"}
+    assert ledger(job) == []
+
+
+def test_a_table_that_is_too_large_is_refused_before_it_is_read(job):
+    """The budget holds for tables, too."""
+    with pytest.raises(QueryError, match=r"billed [\d,]+ bytes > 10 allowed"):
+        pull_predict_push(dataclasses.replace(job, max_bytes_billed=10))
+    (entry,) = ledger(job)
+    assert (entry["state"], entry["model_version"]) == ("failed", None)
+
+
+def test_a_renamed_column_is_recognised(job):
+    """The message says what to write."""
+    renamed = dataclasses.replace(job, source=f"SELECT id, x AS X FROM `{job.source}`")
+    with pytest.raises(SchemaError, match=r"x is missing \(select `X` AS `x`, if that is it\)"):
+        pull_predict_push(renamed)
+
+
+def test_an_alias_names_the_version(job, model):
+    """What is champion when the run starts."""
+    save_model(model.estimator, model.ref.name, ROWS[["x"]])
+    set_alias(model.ref.name, "champion", "v1", reason="the better one")
+    assert pull_predict_push(dataclasses.replace(job, model_version="champion")).model_version == "v1"
+
+
+def test_what_tasks_agree_on_is_kept_in_the_bucket(job, cloud_run, settings):
+    """One plan, a note for each task, and one when it was published."""
+    with cloud_run():
+        record = pull_predict_push(job)
+    prefix = run_prefix(record.run_id, "exec-1")
+    names = [path.removeprefix(prefix) for path in gcs_list(settings.model_bucket(), prefix)]
+    assert names == ["plan.json", "published.json", "task-0.json"]
+
+
+def test_task_count_must_stay_the_same(job, cloud_run):
+    """Streams were shared out already."""
+    with cloud_run(index=0, count=2):
+        pull_predict_push(job)
+    with cloud_run(index=0, count=3), pytest.raises(SchemaError, match="has 2 tasks, got 3"):
+        pull_predict_push(job)
+
+
+def test_nonsense_from_the_environment_is_refused(job, cloud_run):
+    """By the variable's name."""
+    with cloud_run(index="two"), pytest.raises(SettingsError, match=r"CLOUD_RUN_TASK_INDEX: .*, got 'two'"):
+        pull_predict_push(job)
+    with cloud_run(index=4, count=4), pytest.raises(SettingsError, match="must be less than CLOUD_RUN_TASK_COUNT"):
+        pull_predict_push(job)
+
+
+def command(job, **environment):
+    given = {"MODEL_NAME": job.model_name, "SOURCE": job.source, "OUTPUT_TABLE": str(job.output_table),
+             "ID_COLUMNS": "id", "AS_OF": "2026-01-31", "PART_ROWS": "50", "CLOUD_RUN_EXECUTION": "exec-1"}  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, "-m", "scripts.predict"], env=os.environ | given | environment,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def test_sigterm_ends_cleanly_and_the_next_attempt_goes_on(job, twin):
+    """Cloud Run gives ten seconds: nothing is half published, the ledger says so, and so does the exit code."""
+    twin.faults.add(Fault("bigqueryread.ReadRows", "slow", delay_s=30))
+    process = command(job)
+    while not twin.faults.hits():
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    started = time.monotonic()
+    _, err = process.communicate(timeout=30)
+    assert time.monotonic() - started < 10
+    assert process.returncode == InterruptedRunError.exit_code == 75
+    assert "stopped by SIGTERM" in err.splitlines()[-1]
+    (entry,) = ledger(job)
+    assert entry["state"] == "failed"
+    assert "stopped by SIGTERM" in entry["reason"]
+    twin.faults.clear()
+    again = command(job, CLOUD_RUN_TASK_ATTEMPT="1")
+    out, err = again.communicate(timeout=60)
+    assert again.returncode == 0, err
+    assert f"{COUNT} predictions" in out
+    assert rows(job)["id"].tolist() == list(range(COUNT))
+    assert ledger(job)[0]["state"] == "succeeded"
+
+
+def test_a_killed_run_is_visible_as_such(job, twin):
+    """It said that it started and nothing since; once a later execution has ended, nobody waits for it."""
+    twin.faults.add(Fault("bigqueryread.ReadRows", "slow", delay_s=30))
+    process = command(job)
+    while not twin.faults.hits():
+        time.sleep(0.05)
+    process.kill()
+    process.communicate(timeout=30)
+    assert ledger(job)[0]["state"] == "running"
+    twin.faults.clear()
+    pull_predict_push(job)
+    assert [entry["state"] for entry in ledger(job)] == ["killed", "succeeded"]
+
+
+def test_logs_on_cloud_run_are_json_with_the_run_in_each_line(job):
+    """Cloud Logging reads severity, message and time, and can be searched by run."""
+    process = command(job, CLOUD_RUN_JOB="titanic")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    lines = [json.loads(line) for line in err.splitlines()]
+    assert {"severity", "message", "time", "logger"} <= lines[0].keys()
+    assert {line.get("run_id") for line in lines} == {job.run_id("local")}
+    assert any("published" in line["message"] for line in lines)

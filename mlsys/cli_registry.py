@@ -1,4 +1,4 @@
-"""The commands about aliases: ``mlsys alias``, ``mlsys rollback``, ``mlsys history``. `mlsys.cli` takes them in."""
+"""The commands about what the registry holds: ``mlsys alias``, ``rollback``, ``history``, ``runs``."""
 
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
@@ -22,6 +22,7 @@ def add_to(app: typer.Typer) -> None:
     app.add_typer(alias, name="alias")
     app.command()(rollback)
     app.command()(history)
+    app.command()(runs)
 
 
 def model_names(incomplete: str) -> list[str]:
@@ -169,6 +170,25 @@ def history(
     if not as_json:
         frame = frame.drop(columns=["sequence", "event_id", "details"])
         frame = frame.rename(columns={"event_timestamp": "time (UTC)", "event_type": "event"})
+    _show(frame, as_json)
+
+
+def runs(
+    model_name: Annotated[str | None, typer.Argument(help="Only this model.", autocompletion=model_names)] = None,
+    last: Annotated[int, typer.Option(help="Print at most so many of the latest.", min=1)] = 20,
+    as_json: _Json = False,
+) -> None:
+    """Show the latest executions of prediction runs in this environment, and what became of them.
+
+    [bold]Example:[/bold] mlsys runs titanic-survival
+    """
+    from mlsys.registry import list_runs
+
+    frame = list_runs(model_name, last=last)
+    if not as_json:
+        frame = frame[["started_timestamp", "state", "model_name", "model_version", "as_of", "scored_rows",
+                       "rejected_rows", "seconds", "attempt", "run_id", "reason"]]  # fmt: skip
+        frame = frame.assign(seconds=frame["seconds"].round(1)).rename(columns={"started_timestamp": "started (UTC)"})
     _show(frame, as_json)
 
 

@@ -66,7 +66,7 @@ def rows(job, what="*", order="id"):
 
 
 def ledger(job):
-    frame = list_runs(job.model_name).sort_values("started_timestamp").astype(object)
+    frame = list_runs(job.model_name).astype(object)
     return frame.where(frame.notna(), None).to_dict("records")
 
 

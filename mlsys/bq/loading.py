@@ -41,6 +41,7 @@ _ALWAYS = {
 _IF_EXACT = {("FLOAT", "INTEGER")}  # pandas makes floats of integers with a gap
 _CLUSTERING_LIMIT = 4
 # BigQuery refuses these in Parquet ("Unsupported field type: JSON"), and takes them in newline-delimited JSON.
+_NUMBERS = {"FLOAT", "INTEGER", "NUMERIC", "BIGNUMERIC"}
 _NOT_IN_PARQUET = {"GEOGRAPHY", "JSON"}
 
 
@@ -239,7 +240,10 @@ def write_file(file: IO[bytes], batches: Iterable[pa.RecordBatch], fields: Seque
         file.writelines(chain.from_iterable(_json_lines(batch, fields) for batch in batches))
         return
     schema = arrow_schema(fields, keep_required=True)
-    with pq.ParquetWriter(file, schema, compression="zstd", write_statistics=False, store_schema=False) as writer:
+    # Numbers seldom repeat: a dictionary of them costs as much time again as writing them, and makes the file larger.
+    repeating = [f.name for f in fields if field_type(f) not in _NUMBERS]
+    options = {"compression": "zstd", "use_dictionary": repeating, "write_statistics": False, "store_schema": False}
+    with pq.ParquetWriter(file, schema, **options) as writer:
         for batch in batches:
             writer.write_batch(batch.cast(schema))
 

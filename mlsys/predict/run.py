@@ -211,7 +211,7 @@ class Run:
             self.client,
             stamp=work.stamp,
             token=self.token,
-            written_before=lambda: known_timestamps(self.run_id, self.settings),
+            written_before=lambda: known_timestamps(self.run_id, self.job.model_name, self.settings),
             labels=work.labels,
         )
         rejects = rejects_table(target)

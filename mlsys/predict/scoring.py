@@ -6,6 +6,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -54,7 +55,8 @@ def score(model: Model, rows: pa.RecordBatch, id_columns: Sequence[str], *, max_
     """Predict a batch of n rows.
 
     A row is rejected when it is not what training saw (a missing value where there was none, an unknown level of a
-    category), when the model raises on it, or when it predicts NaN or infinity for it.
+    category, a value that training's dtype cannot hold), when the model raises on it, or when it predicts NaN, infinity
+    or nothing for it.
 
     Parameters
     ----------
@@ -75,6 +77,7 @@ def score(model: Model, rows: pa.RecordBatch, id_columns: Sequence[str], *, max_
     inputs = model.manifest.signature.inputs
     check_columns(rows.schema, inputs)
     rejects = _Rejects(pa.Table.from_batches([rows.select(list(id_columns))]), max_rejects)
+    rows = rows.select([field.name for field in inputs])
     rejects.add(unfit_rows(rows, inputs))
     kept = rejects.kept()
     outputs = pa.concat_tables(_predict(model, rows.take(kept) if rejects.reasons else rows, kept, rejects))
@@ -137,13 +140,15 @@ def _predict(model: Model, rows: pa.RecordBatch, positions: "np.ndarray", reject
 
 
 def _finite(outputs: pa.Table) -> "np.ndarray":
-    """Return for each row whether all its numbers are finite."""
+    """Return for each row whether it has every output, and all its numbers are finite."""
     import numpy as np
 
     finite = np.ones(outputs.num_rows, bool)
     for column in outputs.columns:
         if pa.types.is_floating(column.type):
             finite &= pc.fill_null(pc.is_finite(column), False).to_numpy()
+        elif column.null_count:
+            finite &= column.is_valid().to_numpy()
     return finite
 
 
@@ -164,10 +169,14 @@ def add_metadata(scored: Scored, stamp: Stamp) -> Scored:
 
 
 def _stamped(table: pa.Table, stamp: Stamp) -> pa.Table:
-    for field in METADATA:
-        value = pa.scalar(getattr(stamp, field.name), field.type)
-        table = table.append_column(field, pa.repeat(value, table.num_rows))
+    for field, column in zip(METADATA, _columns(stamp, table.num_rows), strict=True):
+        table = table.append_column(field, column)
     return table
+
+
+@lru_cache(maxsize=4)  # all batches of a run but the last have as many rows, and can share them
+def _columns(stamp: Stamp, rows: int) -> list[pa.Array]:
+    return [pa.repeat(pa.scalar(getattr(stamp, field.name), field.type), rows) for field in METADATA]
 
 
 def output_schemas(model: Model, source: pa.Schema, id_columns: Sequence[str]) -> tuple[pa.Schema, pa.Schema]:

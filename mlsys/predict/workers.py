@@ -7,9 +7,10 @@ import pickle
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from typing import Any
 
 from mlsys import logs
 from mlsys.errors import InterruptedRunError
@@ -24,7 +25,7 @@ _IMPORTS = ["google.cloud.bigquery", "mlsys.predict.parts", "pandas", "pyarrow.p
 
 
 def score_streams(work: Work, streams: Sequence[int], score_part: Score, report: Report, processes: int) -> Counts:
-    """Score streams in so many processes (with one: in this one), and return what they came to.
+    """Score streams in so many processes, this one among them, and return what they came to.
 
     Raises
     ------
@@ -33,19 +34,12 @@ def score_streams(work: Work, streams: Sequence[int], score_part: Score, report:
     """
     if processes <= 1:
         return _score_in_turn(work, streams, score_part, report)
-    total, logging_here = Counts(), logs.current()
-    with _started([(work, streams[i::processes], score_part, logging_here) for i in range(processes)]) as running:
-        while running:
-            for connection in wait(list(running)):
-                match _receive(connection, running):
-                    case int(rows):
-                        report(rows)
-                    case Counts() as counts:
-                        total += counts
-                        del running[connection]
-                    case BaseException() as exc:
-                        raise exc
-    return total
+    with _started([(work, streams[i::processes], score_part, logs.current()) for i in range(1, processes)]) as others:
+        with _one_thread():
+            ours = _score_in_turn(work, streams[::processes], score_part, lambda rows: report(rows + others.news()))
+        while others.running:
+            report(others.news(wait_s=None))
+        return ours + others.counts
 
 
 def warm_up() -> None:
@@ -64,53 +58,85 @@ def _score_in_turn(work: Work, streams: Sequence[int], score_part: Score, report
 
 
 @contextmanager
-def _started(arguments: Sequence[tuple]) -> Iterator[dict[Connection, BaseProcess]]:
+def _started(arguments: Sequence[tuple]) -> Iterator["_Others"]:
     warm_up()
-    context = multiprocessing.get_context(_STARTS)
-    running: dict[Connection, BaseProcess] = {}
-    processes = []
+    others = _Others()
     try:
         for given in arguments:
-            ours, theirs = context.Pipe(duplex=False)
-            process = context.Process(target=_main, args=(theirs, *given), daemon=True)
-            process.start()
-            theirs.close()  # so that its end is noticed here when the process dies
-            processes.append(process)
-            running[ours] = process
-        yield running
+            others.start(*given)
+        yield others
     finally:
-        for process in processes:
-            process.terminate()
-        for process in processes:
+        others.end()
+
+
+class _Others:
+    """The other processes of this task, and what they have to say."""
+
+    def __init__(self) -> None:
+        self.running: dict[Connection, BaseProcess] = {}
+        self.counts = Counts()
+        self._processes: list[BaseProcess] = []
+
+    def start(self, *arguments: Any) -> None:
+        context = multiprocessing.get_context(_STARTS)
+        ours, theirs = context.Pipe(duplex=False)
+        process = context.Process(target=_main, args=(theirs, *arguments), daemon=True)
+        process.start()
+        theirs.close()  # so that its end is noticed here when the process dies
+        self._processes.append(process)
+        self.running[ours] = process
+
+    def news(self, wait_s: float | None = 0) -> int:
+        """Return how many rows they have scored since the last call; raise what one of them failed of."""
+        rows = 0
+        for connection in wait(list(self.running), wait_s):
+            match self._receive(connection):
+                case int(more):
+                    rows += more
+                case Counts() as counts:
+                    self.counts += counts
+                    del self.running[connection]
+                case BaseException() as exc:
+                    raise exc
+        return rows
+
+    def _receive(self, connection: Connection) -> int | Counts | BaseException:
+        try:
+            return connection.recv()
+        except EOFError:
+            process = self.running[connection]
             process.join()
+            raise InterruptedRunError(
+                f"a process that scored rows ended without a word (exit code {process.exitcode}; -9 is often a lack of"
+                " memory): try again, and the run goes on where it was"
+            ) from None
 
-
-def _receive(connection: Connection, running: dict[Connection, BaseProcess]) -> int | Counts | BaseException:
-    try:
-        return connection.recv()
-    except EOFError:
-        process = running[connection]
-        process.join()
-        raise InterruptedRunError(
-            f"a process that scored rows ended without a word (exit code {process.exitcode}; -9 is often a lack of"
-            " memory): try again, and the run goes on where it was"
-        ) from None
+    def end(self) -> None:
+        for process in self._processes:
+            process.terminate()
+        for process in self._processes:
+            process.join()
 
 
 def _main(connection: Connection, work: Work, streams: Sequence[int], score_part: Score, log: Callable) -> None:
     """Run in a process of its own."""
-    from threadpoolctl import threadpool_limits
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process: the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     log()
     try:
-        with threadpool_limits(1):  # the cores are taken: threads of NumPy would only fight for them
+        with _one_thread():
             result = _score_in_turn(work, streams, score_part, connection.send)
     except BaseException as exc:  # noqa: BLE001 - it is the parent that tells
         result = _sendable(exc)
     connection.send(result)
+
+
+def _one_thread() -> AbstractContextManager:
+    """Keep NumPy and OpenMP to one thread: there is a process for each core, and more would only fight for them."""
+    from threadpoolctl import threadpool_limits
+
+    return threadpool_limits(1)
 
 
 def _end_with_parent() -> None:

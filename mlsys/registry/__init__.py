@@ -4,6 +4,7 @@ from mlsys.registry.aliases import Move, history, list_aliases, remove_alias, re
 from mlsys.registry.events import record_event
 from mlsys.registry.lookup import Registration, aliases_of, find_version, list_versions, wait_for_version
 from mlsys.registry.register import UploadEvent, register
+from mlsys.registry.runs import list_runs
 
 __all__ = [
     "Move",
@@ -13,6 +14,7 @@ __all__ = [
     "find_version",
     "history",
     "list_aliases",
+    "list_runs",
     "list_versions",
     "record_event",
     "register",

@@ -4,9 +4,9 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from mlsys import clients
-from mlsys.names import labels, registry_table
+from mlsys.names import labels
 from mlsys.registry import files
+from mlsys.registry.lookup import select
 from mlsys.settings import Settings, get_settings
 
 if TYPE_CHECKING:
@@ -71,33 +71,20 @@ def record_run(entry: RunEntry, client: "BigQueryClient", job_id: str | None = N
 _TYPES = {"INTEGER": "INT64", "FLOAT": "FLOAT64"}
 
 
-def known_timestamps(run_id: str, settings: Settings) -> list[datetime]:
+def known_timestamps(run_id: str, model_name: str, settings: Settings) -> list[datetime]:
     """Return the prediction timestamps of all executions of a run: those that its rows in the output can have."""
-    frame = _select("DISTINCT prediction_timestamp", "run_id = @run_id AND prediction_timestamp IS NOT NULL",
-                    {"run_id": run_id}, settings)  # fmt: skip
+    where = "run_id = @run_id AND prediction_timestamp IS NOT NULL"
+    frame = select("DISTINCT prediction_timestamp", "runs", model_name, settings, where=where, run_id=run_id)
     return [moment.to_pydatetime() for moment in frame["prediction_timestamp"]]
 
 
-def list_runs(model_name: str | None = None, *, limit: int = 20, settings: Settings | None = None) -> "pd.DataFrame":
-    """Return the latest executions in this environment, the newest first.
+def list_runs(
+    model_name: str | None = None, *, last: int | None = None, settings: Settings | None = None
+) -> "pd.DataFrame":
+    """Return the executions of runs in this environment, the first one first; with ``last``, so many of the latest.
 
     Columns: those of the view ``ml_registry.run_states``; ``state`` is running, succeeded, failed or killed.
     """
-    settings = settings or get_settings()
-    where = "environment = @environment AND (@model_name = '' OR model_name = @model_name)"
-    given = {"environment": str(settings.env), "model_name": model_name or ""}
-    return _select("*", f"{where} ORDER BY started_timestamp DESC LIMIT {limit:d}", given, settings, "run_states")
-
-
-def _select(
-    columns: str, where: str, parameters: dict[str, str], settings: Settings, table: str = "runs"
-) -> "pd.DataFrame":
-    from mlsys.bq import bq_get
-
-    return bq_get(
-        f"SELECT {columns} FROM {registry_table(settings.gcp_project_id, table).sql} WHERE {where}",  # noqa: S608
-        parameters=parameters,
-        progress=False,
-        client=clients.bigquery_client(settings),
-        read_client=clients.read_client(settings),
-    )
+    order = "started_timestamp DESC" + ("" if last is None else f" LIMIT {int(last)}")
+    frame = select("*", "run_states", model_name or "", settings or get_settings(), order=order)
+    return frame[::-1].reset_index(drop=True)

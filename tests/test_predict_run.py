@@ -350,3 +350,42 @@ def test_logs_on_cloud_run_are_json_with_the_run_in_each_line(job):
     assert {"severity", "message", "time", "logger"} <= lines[0].keys()
     assert {line.get("run_id") for line in lines} == {job.run_id("local")}
     assert any("published" in line["message"] for line in lines)
+
+
+def test_wide_input_with_odd_names(dataset, model_name):
+    """2,000 columns, and names of any script: what BigQuery takes, a run takes."""
+    names = [f"größe {i} 特徴" for i in range(1999)]
+    frame = pd.DataFrame(np.random.default_rng(0).normal(size=(60, 1999)), columns=names)
+    labels = frame[names[0]] > 0
+    save_model(LogisticRegression().fit(frame, labels), model_name, frame)
+    bq_put(frame.assign(ключ=range(60)), f"{dataset}.source")
+    job = PredictionJob(model_name, f"{dataset}.source", f"{dataset}.predictions", ("ключ",), as_of=DAY)
+    assert pull_predict_push(job).rows == 60
+    assert (rows(job, order="`ключ`")["prediction"] == labels).all()
+
+
+def test_a_model_that_raises_on_some_rows(dataset, model_name):
+    """Those rows are rejected with what it said; the others are scored."""
+    save_model(_Squeamish().fit(ROWS[["x"]]), model_name, ROWS[["x"]].head(200))
+    bq_put(ROWS, f"{dataset}.source")
+    job = PredictionJob(
+        model_name, f"{dataset}.source", f"{dataset}.predictions", ("id",), as_of=DAY, max_rejects=0.01
+    )
+    assert pull_predict_push(job).rejected == 3
+    rejects = bq_get(f"SELECT id, reason FROM `{job.output_table}_rejects` ORDER BY id")
+    assert rejects["id"].tolist() == [397, 398, 399]
+    assert rejects["reason"].str.startswith("the model raises ValueError: too much: ").all()
+    with pytest.raises(RejectedRowsError, match="1 row cannot be scored, 0 tolerated; the first is id 397"):
+        pull_predict_push(dataclasses.replace(job, max_rejects=0, as_of=DAY - timedelta(days=1)))
+
+
+class _Squeamish:
+    """A regression that raises on large values."""
+
+    def fit(self, _features):
+        return self
+
+    def predict(self, features):
+        if features["x"].max() > 1.98:
+            raise ValueError(f"too much: {features['x'].max()}")
+        return features["x"].to_numpy()

@@ -74,8 +74,9 @@ _TYPES = {"INTEGER": "INT64", "FLOAT": "FLOAT64"}
 def known_timestamps(run_id: str, model_name: str, settings: Settings) -> list[datetime]:
     """Return the prediction timestamps of all executions of a run: those that its rows in the output can have."""
     where = "run_id = @run_id AND prediction_timestamp IS NOT NULL"
-    frame = select("DISTINCT prediction_timestamp", "runs", model_name, settings, where=where, run_id=run_id)
-    return [moment.to_pydatetime() for moment in frame["prediction_timestamp"]]
+    moment = "prediction_timestamp"
+    frame = select(f"DISTINCT {moment}", "runs", model_name, settings, where=where, order=moment, run_id=run_id)
+    return [value.to_pydatetime() for value in frame[moment]]
 
 
 def list_runs(

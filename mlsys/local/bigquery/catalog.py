@@ -11,14 +11,13 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import duckdb
 
 from mlsys.local.bigquery import sql, types
-from mlsys.local.bigquery.statements import Query, Schema, TableRef
+from mlsys.local.bigquery.statements import Schema, TableRef, View
 from mlsys.local.errors import ApiError, not_found, unsupported
 
 _SETUP = """
@@ -26,19 +25,6 @@ CREATE SCHEMA IF NOT EXISTS _mlsys;
 CREATE TABLE IF NOT EXISTS _mlsys.datasets (project VARCHAR, dataset VARCHAR, body VARCHAR);
 CREATE TABLE IF NOT EXISTS _mlsys.tables (project VARCHAR, dataset VARCHAR, name VARCHAR, expires BIGINT, body VARCHAR);
 CREATE TABLE IF NOT EXISTS _mlsys.jobs (project VARCHAR, id VARCHAR, parent VARCHAR, created BIGINT, body VARCHAR);
-CREATE TABLE IF NOT EXISTS _mlsys.information_schema_columns (
-    table_catalog VARCHAR, table_schema VARCHAR, table_name VARCHAR, column_name VARCHAR, ordinal_position BIGINT,
-    is_nullable VARCHAR, data_type VARCHAR, is_partitioning_column VARCHAR, clustering_ordinal_position BIGINT);
-CREATE OR REPLACE VIEW _mlsys.information_schema_tables AS
-    SELECT project AS table_catalog, dataset AS table_schema, name AS table_name,
-        CASE body ->> '$.type' WHEN 'VIEW' THEN 'VIEW' ELSE 'BASE TABLE' END AS table_type,
-        make_timestamptz(1000 * CAST(body ->> '$.creationTime' AS BIGINT)) AS creation_time
-    FROM _mlsys.tables WHERE expires IS NULL OR expires > epoch_ms(now());
-CREATE OR REPLACE VIEW _mlsys.information_schema_schemata AS
-    SELECT project AS catalog_name, dataset AS schema_name,
-        make_timestamptz(1000 * CAST(body ->> '$.creationTime' AS BIGINT)) AS creation_time,
-        body ->> '$.location' AS location
-    FROM _mlsys.datasets;
 """
 #: What a user may set on a table beside its schema; everything else is either computed or refused.
 PROPERTIES = (
@@ -55,20 +41,6 @@ def now_ms() -> int:
 def path_of(ref: TableRef) -> str:
     """Return ``project:dataset.table``, as error messages write it."""
     return f"{ref.project}:{ref.dataset}.{ref.table}"
-
-
-def relation(ref: TableRef) -> str:
-    """Return the DuckDB name of a table."""
-    return f"{types.quote(f'{ref.project}.{ref.dataset}')}.{types.quote(ref.table)}"
-
-
-class View(NamedTuple):
-    """A view's GoogleSQL, its translation, and the project and dataset that completed the names in it."""
-
-    text: str
-    query: Query
-    project: str
-    dataset: str | None
 
 
 class Database:
@@ -113,7 +85,6 @@ class Session:
     def __init__(self, database: Database, connection: duckdb.DuckDBPyConnection) -> None:
         self._database, self.db = database, connection
         self._open: str | None = None  # None, "read" or "write"
-        connection.execute("SET TimeZone = 'UTC'")  # a setting of each connection, unlike what `sql.prepare` does
 
     def begin(self, *, write: bool) -> None:
         """Start a transaction; a writing one waits for its turn and clears away what has expired."""
@@ -202,10 +173,6 @@ class Session:
             raise ApiError(400, "resourceInUse", f"Dataset {project}:{dataset} is still in use")
         for kind in ("tables", "datasets"):
             self.db.execute(f"DELETE FROM _mlsys.{kind} WHERE project = ? AND dataset = ?", [project, dataset])  # noqa: S608
-        self.db.execute(
-            "DELETE FROM _mlsys.information_schema_columns WHERE table_catalog = ? AND table_schema = ?",
-            [project, dataset],
-        )
         self.db.execute(f"DROP SCHEMA {types.quote(f'{project}.{dataset}')} CASCADE")
 
     # Tables
@@ -236,52 +203,36 @@ class Session:
             raise not_found(f"Table {path_of(ref)}")
         return body
 
-    def schema(self, ref: TableRef) -> Schema:
-        """Return the columns of a table or view: the `Catalog` that the SQL translation asks."""
+    def source(self, ref: TableRef) -> Schema | View:
+        """Return the columns of a table, or a view: the `Catalog` that the SQL translation asks."""
         if ref.dataset.startswith("_"):
             raise unsupported("a query over a result's anonymous table; give the query a destination table")
         body = self.table(ref)
-        fields = body["schema"]["fields"]
         if body["type"] == "VIEW":
-            self._check_view(ref, body)
-        if not fields:
+            return View(body["view"]["query"], None, *body.get("completed_by", (ref.project, None)))
+        if not body["schema"]["fields"]:
             raise ApiError(400, "invalid", f'Table "{".".join(ref)}" does not have a schema.')
-        return fields
+        return body["schema"]["fields"]
 
-    def _check_view(self, ref: TableRef, body: dict) -> None:
-        """Refuse a view whose tables have changed since: BigQuery expands its text anew in every query."""
-        made, reads = body.get("translated"), [TableRef(*read) for read in body["reads"]]
-        for read in reads:
-            if (inner := self.table(read))["type"] == "VIEW":
-                self._check_view(read, inner)
-        if made is None or made["columns"] == self._columns(reads):
-            return
-        (query,) = sql.script(
-            body["view"]["query"], catalog=self, project=made["project"], dataset=made["dataset"], parameter_types={}
-        )
-        if query.sql != made["sql"] or query.schema != made["schema"]:
-            raise unsupported(f"view {path_of(ref)}, because tables that it reads have changed; create it anew")
-
-    def _columns(self, reads: Iterable[TableRef]) -> list[list[str]]:
-        return [[f["name"], types.standard_type(f)] for ref in reads for f in self.table(ref)["schema"]["fields"]]
+    def information_schema(self, view: str, project: str, dataset: str) -> list[dict]:
+        """Return the rows of an INFORMATION_SCHEMA view, times in microseconds; BigQuery has more columns."""
+        tables, place = self.tables(project, dataset), {"table_catalog": project, "table_schema": dataset}
+        if view == "COLUMNS":
+            return [place | column for body in tables for column in _described(body)]
+        return [place | _named(body) for body in tables]
 
     def create(self, ref: TableRef, schema: Schema, properties: Mapping, view: View | None = None) -> dict:
         """Create a table or a view."""
         dataset = self.dataset(ref.project, ref.dataset)
         self._check_name(ref)
         schema = types.normalize(schema)
-        if view:
-            self.db.execute(f"CREATE VIEW {relation(ref)} AS {view.query.sql}")
-        elif schema:  # a table without columns has no rows: DuckDB need not know it
+        if schema and not view:  # DuckDB need not know a view, nor a table without columns, which has no rows
             self._create_relation(ref, schema)
         body = {"kind": "bigquery#table", "id": path_of(ref), "tableReference": reference(ref)}
         body |= {"type": "VIEW" if view else "TABLE", "location": dataset["location"], "creationTime": str(now_ms())}
         if view:
             body["view"] = {"query": view.text, "useLegacySql": False}
-            body["reads"] = sorted(view.query.reads)
-            body["translated"] = {"sql": view.query.sql, "project": view.project, "dataset": view.dataset}
-            body["translated"]["schema"] = view.query.schema
-            body["translated"]["columns"] = self._columns(sorted(view.query.reads))
+            body["completed_by"] = [view.project, view.dataset]
         if lifetime := dataset.get("defaultTableExpirationMs"):
             body["expirationTime"] = str(now_ms() + int(lifetime))
         body |= {key: properties[key] for key in PROPERTIES if properties.get(key) is not None}
@@ -301,7 +252,7 @@ class Session:
             raise unsupported(f"table {path_of(ref)} beside {near[0][0]}: names that differ only in case")
 
     def _create_relation(self, ref: TableRef, schema: Schema) -> None:
-        self.db.execute(f"CREATE TABLE {relation(ref)} ({', '.join(map(_column, schema))})")
+        self.db.execute(f"CREATE TABLE {types.relation(ref)} ({', '.join(map(_column, schema))})")
 
     def save(self, ref: TableRef, body: dict) -> dict:
         """Write a table's metadata under a new etag; call it after every change of the table's rows, too."""
@@ -312,47 +263,19 @@ class Session:
         self.db.execute(
             "INSERT INTO _mlsys.tables VALUES (?, ?, ?, ?, ?)", [*ref, expires and int(expires), json.dumps(body)]
         )
-        self._describe_columns(ref, body)
         return body
-
-    def _describe_columns(self, ref: TableRef, body: dict) -> None:
-        self._forget_columns(ref)
-        partitioned = (body.get("timePartitioning") or body.get("rangePartitioning") or {}).get("field", "").lower()
-        clustered = [name.lower() for name in (body.get("clustering") or {}).get("fields", [])]
-        rows = [
-            (
-                f["name"], number, "NO" if f["mode"] == "REQUIRED" else "YES", types.standard_type(f),
-                "YES" if f["name"].lower() == partitioned else "NO",
-                clustered.index(f["name"].lower()) + 1 if f["name"].lower() in clustered else None,
-            )
-            for number, f in enumerate(body["schema"]["fields"], 1)
-        ]  # fmt: skip
-        unnested = ", ".join(f"unnest(?::{kind}[])" for kind in ("VARCHAR", "BIGINT", *["VARCHAR"] * 3, "BIGINT"))
-        if rows:
-            self.db.execute(
-                f"INSERT INTO _mlsys.information_schema_columns SELECT ?, ?, ?, {unnested}",
-                [*ref, *(list(column) for column in zip(*rows, strict=True))],
-            )
-
-    def _forget_columns(self, ref: TableRef) -> None:
-        self.db.execute(
-            "DELETE FROM _mlsys.information_schema_columns"
-            " WHERE table_catalog = ? AND table_schema = ? AND table_name = ?", ref,
-        )  # fmt: skip
 
     def drop(self, ref: TableRef) -> None:
         """Delete a table or view that is there."""
-        body = json.loads(
-            self._rows("SELECT body FROM _mlsys.tables WHERE project = ? AND dataset = ? AND name = ?", *ref)[0][0]
-        )
-        self.db.execute(f"DROP {body['type']} IF EXISTS {relation(ref)}")
-        self.db.execute("DELETE FROM _mlsys.tables WHERE project = ? AND dataset = ? AND name = ?", ref)
-        self._forget_columns(ref)
+        where = "FROM _mlsys.tables WHERE project = ? AND dataset = ? AND name = ?"
+        ((kind,),) = self._rows(f"SELECT body ->> '$.type' {where}", *ref)
+        self.db.execute(f"DROP {kind} IF EXISTS {types.relation(ref)}")  # of views only older folders have one
+        self.db.execute(f"DELETE {where}", ref)
 
     def replace_schema(self, ref: TableRef, schema: Schema) -> None:
         """Give a table other columns and no rows; the rest of what is known about it stays."""
         body = self.table(ref)
-        self.db.execute(f"DROP TABLE IF EXISTS {relation(ref)}")
+        self.db.execute(f"DROP TABLE IF EXISTS {types.relation(ref)}")
         self._create_relation(ref, schema)
         after = self.save(ref, body | {"schema": {"fields": schema}})
         self._database.sizes[ref] = (after["etag"], 0, 0)
@@ -364,7 +287,7 @@ class Session:
         if not old:
             return self.replace_schema(ref, schema)
         for statement in _alterations(old, schema):
-            self.db.execute(f"ALTER TABLE {relation(ref)} {statement}")
+            self.db.execute(f"ALTER TABLE {types.relation(ref)} {statement}")
         self.save(ref, body | {"schema": {"fields": schema}})
         return None
 
@@ -375,17 +298,15 @@ class Session:
         if before and before[0] == body["etag"]:
             self._database.sizes[ref] = (after["etag"], before[1] + rows, before[2] + size)
 
-    def size(self, ref: TableRef) -> tuple[int, int]:
-        """Return the rows of a table and its logical bytes over all columns; of a view, the bytes that it reads."""
-        body = self.table(ref)
-        if body["type"] == "VIEW":
-            return 0, sum(self.size(TableRef(*read))[1] for read in body["reads"])
+    def size(self, body: dict) -> tuple[int, int]:
+        """Return the rows of a table and its logical bytes over all columns."""
+        ref = named_by(body["tableReference"])
         if not body["schema"]["fields"]:
             return 0, 0
         cached = self._database.sizes.get(ref)
         if cached is None or cached[0] != body["etag"]:
             sizes = types.total_sizes(body["schema"]["fields"])
-            ((rows, *parts),) = self._rows(f"SELECT count(*), {sizes} FROM {relation(ref)}")  # noqa: S608
+            ((rows, *parts),) = self._rows(f"SELECT count(*), {sizes} FROM {types.relation(ref)}")  # noqa: S608
             cached = self._database.sizes[ref] = (body["etag"], int(rows), int(sum(parts)))
         return cached[1], cached[2]
 
@@ -413,15 +334,38 @@ class Session:
              json.dumps(record)],
         )  # fmt: skip
 
-    def delete_job(self, project: str, job_id: str) -> None:
-        """Forget a job and its children."""
-        gone = "DELETE FROM _mlsys.jobs WHERE project = ? AND (id = ? OR parent = ?)"
-        self.db.execute(gone, [project, job_id, job_id])
-
 
 def reference(ref: TableRef) -> dict:
     """Return a table's name in REST form."""
     return {"projectId": ref.project, "datasetId": ref.dataset, "tableId": ref.table}
+
+
+def named_by(reference: Mapping) -> TableRef:
+    """Return the table of a name in REST form."""
+    return TableRef(reference["projectId"], reference["datasetId"], reference["tableId"])
+
+
+def _named(body: dict) -> dict:
+    """Return a table as INFORMATION_SCHEMA.TABLES lists it."""
+    kind = "VIEW" if body["type"] == "VIEW" else "BASE TABLE"
+    name, created = body["tableReference"]["tableId"], 1000 * int(body["creationTime"])
+    return {"table_name": name, "table_type": kind, "creation_time": created}
+
+
+def _described(body: dict) -> list[dict]:
+    """Return the columns of a table as INFORMATION_SCHEMA.COLUMNS lists them."""
+    partitioned = (body.get("timePartitioning") or body.get("rangePartitioning") or {}).get("field", "").lower()
+    clustered = (body.get("clustering") or {}).get("fields", [])
+    ranks = {name.lower(): rank for rank, name in enumerate(clustered, 1)}
+    return [
+        {
+            "table_name": body["tableReference"]["tableId"], "column_name": f["name"], "ordinal_position": number,
+            "is_nullable": "NO" if f["mode"] == "REQUIRED" else "YES", "data_type": types.standard_type(f),
+            "is_partitioning_column": "YES" if f["name"].lower() == partitioned else "NO",
+            "clustering_ordinal_position": ranks.get(f["name"].lower()),
+        }
+        for number, f in enumerate(body["schema"]["fields"], 1)
+    ]  # fmt: skip
 
 
 def _column(field: dict) -> str:

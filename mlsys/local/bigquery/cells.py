@@ -14,8 +14,8 @@ from typing import Any
 import pyarrow as pa
 
 from mlsys.local.bigquery import types
-from mlsys.local.bigquery.functions import UnsureError, canonical_json
 from mlsys.local.bigquery.statements import Schema
+from mlsys.local.bigquery.udfs import UnsureError, canonical_json
 from mlsys.local.errors import ApiError
 
 _CLOCK = r"(\d{1,2}):(\d{1,2}):(\d{1,2})(?:\.(\d{1,6}))?"

@@ -16,7 +16,7 @@ from pathlib import Path
 import duckdb
 
 from mlsys.local.bigquery import loads, queries, sql, writes
-from mlsys.local.bigquery.catalog import Database, Session, now_ms, reference
+from mlsys.local.bigquery.catalog import Database, Session, named_by, now_ms, reference
 from mlsys.local.bigquery.snapshots import Snapshots
 from mlsys.local.bigquery.statements import TableRef
 from mlsys.local.errors import ApiError, not_found, unsupported
@@ -148,12 +148,6 @@ class Jobs:
                 job.session.db.interrupt()
         return self.get(project, job_id)
 
-    def delete(self, project: str, job_id: str) -> None:
-        """Forget the record of an ended job."""
-        self.get(project, job_id)
-        with self._database.write() as session:
-            session.delete_job(project, job_id)
-
     def query(self, project: str, request: dict, seconds: float) -> dict:
         """Run a ``jobs.query`` request and return its record after ``seconds`` at the latest.
 
@@ -217,7 +211,7 @@ class Jobs:
                 session.save_job(record)
 
     def _work(self, job: Job, session: Session, upload: Path | None) -> None:
-        work: dict[str, Callable] = {"query": self._query, "load": self._load, "copy": self._copy}
+        work: dict[str, Callable] = {"query": self._query, "load": self._load}
         if job.kind not in work:
             raise unsupported(f"{job.kind or 'unknown'} jobs")
         _check_options("job", job.configuration, {"jobType", "labels", job.kind, *["dryRun"] * (job.kind == "query")})
@@ -259,7 +253,7 @@ class Jobs:
         _check_options("load", load, _LOAD_KEYS)
         if upload is None:
             raise unsupported("load jobs from sourceUris; upload the file")
-        ref, partition = writes.split_decorator(_table_ref(load["destinationTable"]))
+        ref, partition = writes.split_decorator(named_by(load["destinationTable"]))
         session.begin(write=True)
         there = session.find(ref)
         fields, batches = loads.open_file(upload, load, there and there["schema"]["fields"])
@@ -272,34 +266,8 @@ class Jobs:
         session.save_job(job.done())
         session.commit()
 
-    def _copy(self, job: Job, session: Session, _upload: None) -> None:
-        copy = job.configuration["copy"]
-        if (copy.get("operationType") or "COPY") not in ("COPY", "OPERATION_TYPE_UNSPECIFIED"):
-            raise unsupported(f"copy jobs of type {copy['operationType']}")
-        sources = [_table_ref(t) for t in copy.get("sourceTables") or [copy["sourceTable"]]]
-        ref, partition = writes.split_decorator(_table_ref(copy["destinationTable"]))
-        session.begin(write=True)
-        bodies = [session.table(source) for source in sources]
-        if any(body["type"] == "VIEW" or not body["schema"]["fields"] for body in bodies) or partition:
-            raise unsupported("copies of views, of tables without columns, and to partitions")
-        layout = {k: bodies[0][k] for k in ("timePartitioning", "rangePartitioning", "clustering") if k in bodies[0]}
-        rows = 0
-        for number, (source, body) in enumerate(zip(sources, bodies, strict=True)):
-            fields = body["schema"]["fields"]
-            config = {**layout, **copy} if number == 0 else {"writeDisposition": "WRITE_APPEND"}
-            if number == 0 or source != ref:
-                writes.prepare(session, ref, None, fields, config, "WRITE_EMPTY")
-            rows += writes.insert_table(session, ref, source, fields)
-        job.statistics["copy"] = {"copiedRows": str(rows)}
-        session.save_job(job.done())
-        session.commit()
-
 
 def _check_options(what: str, given: dict, known: set[str]) -> None:
     """Refuse options that would change what a job does and are not done here."""
     if extra := sorted(key for key in given.keys() - known if given[key] not in (None, "", [], {}, 0, "0", False)):
         raise unsupported(f"the {what} option {extra[0]}")
-
-
-def _table_ref(body: dict) -> TableRef:
-    return TableRef(body["projectId"], body["datasetId"], body["tableId"])

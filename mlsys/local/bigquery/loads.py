@@ -197,30 +197,10 @@ def _parquet_field(field: pa.Field, *, lists: bool) -> dict:
     if t.is_struct(kind):
         nested = [_parquet_field(part, lists=lists) for part in kind]
         return {"name": field.name, "type": "RECORD", "mode": mode, "fields": nested}
-    return {"name": field.name, "type": _parquet_scalar(field.name, kind), "mode": mode}
-
-
-def _parquet_scalar(name: str, kind: pa.DataType) -> str:
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    t = pa.types
-    if t.is_decimal(kind) and kind.scale <= 9 and kind.precision - kind.scale <= 29:
-        return "NUMERIC"
-    if t.is_timestamp(kind):
-        return "TIMESTAMP" if kind.tz else "DATETIME"
-    tests = {
-        "INTEGER": lambda k: (t.is_integer(k) and k != pa.uint64()) or t.is_null(k),
-        "FLOAT": t.is_floating,
-        "BOOLEAN": t.is_boolean,
-        "STRING": lambda k: t.is_string(k) or t.is_large_string(k) or t.is_string_view(k),
-        "BYTES": lambda k: t.is_binary(k) or t.is_large_binary(k) or t.is_fixed_size_binary(k) or t.is_binary_view(k),
-        "DATE": t.is_date,
-        "TIME": t.is_time,
-    }
-    for name_, test in tests.items():
-        if test(kind):
-            return name_
-    raise unsupported(f"Parquet column {name} of type {kind}")
+    scalar = types.kind_of(kind)
+    if scalar is None:
+        raise unsupported(f"Parquet column {field.name} of type {kind}")
+    return {"name": field.name, "type": scalar, "mode": mode}
 
 
 def _checked(batches: Iterable[pa.RecordBatch], fields: Schema) -> Iterator[pa.RecordBatch]:

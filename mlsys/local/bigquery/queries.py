@@ -8,18 +8,16 @@ from typing import Any
 import duckdb
 
 from mlsys.local.bigquery import cells, reads, sql, types, writes
-from mlsys.local.bigquery.catalog import Session, View, path_of, reference
+from mlsys.local.bigquery.catalog import Session, named_by, path_of, reference
 from mlsys.local.bigquery.snapshots import Snapshot, Snapshots
 from mlsys.local.bigquery.statements import (
     AddColumns,
-    CreateSchema,
-    CreateTable,
-    CreateView,
+    Create,
     Drop,
     Query,
     Statement,
-    TableRef,
     Transaction,
+    View,
 )
 from mlsys.local.errors import ApiError, unsupported
 
@@ -99,7 +97,7 @@ class QueryRun:
         schema = query.schema if query else None
         if schema is not None:
             statistics["schema"] = {"fields": schema}
-        return Outcome(_kind(statement), statistics, schema=schema)
+        return Outcome(statement.kind, statistics, schema=schema)
 
     def run(self) -> None:
         """Run all statements; an error leaves undone what was not committed."""
@@ -138,9 +136,7 @@ class QueryRun:
         """Run one statement; outside the script's own transaction, one of its own stays open for its record."""
         handler = {
             Query: self._run_query,
-            CreateTable: self._create_table,
-            CreateView: self._create_view,
-            CreateSchema: self._create_schema,
+            Create: self._create,
             Drop: self._drop,
             AddColumns: self._add_columns,
             Transaction: self._transaction,
@@ -148,7 +144,7 @@ class QueryRun:
         if self._query.get("destinationTable") and not (isinstance(statement, Query) and statement.target is None):
             raise ApiError(400, "invalidQuery", "Cannot set destination table in jobs with DML or DDL statements")
         if self._in_transaction and not isinstance(statement, Query | Transaction):
-            raise ApiError(400, "invalidQuery", f"{_kind(statement)} is not supported in a transaction.")
+            raise ApiError(400, "invalidQuery", f"{statement.kind} is not supported in a transaction.")
         try:
             return handler(statement)
         except duckdb.InterruptException:
@@ -163,7 +159,7 @@ class QueryRun:
 
     def _reads(self, query: Query) -> dict:
         """Return what a query reads, by BigQuery's logical sizes of all columns of its tables."""
-        sizes = [self._session.size(ref)[1] for ref in query.reads]
+        sizes = [self._session.size(self._session.table(ref))[1] for ref in query.reads]
         billed = sum(max(10 * _MEBI, -(-size // _MEBI) * _MEBI) for size in sizes if size)
         limit = self._query.get("maximumBytesBilled")
         if limit and billed > int(limit):
@@ -176,6 +172,10 @@ class QueryRun:
         }
 
     def _select(self, query: Query) -> Snapshot:
+        if query.whole:
+            rows = reads.frozen(self._session, self._snapshots, query.whole)
+            if rows.schema == types.arrow_schema(query.schema):  # else it was altered since the translation
+                return rows.described(query.schema)
         text = query.sql
         if any(types.holds_arrays(f) for f in query.schema):
             names = ", ".join(types.quote(f["name"]) for f in query.schema)
@@ -201,9 +201,7 @@ class QueryRun:
         snapshot, target = self._select(query), self._query.get("destinationTable")
         if target:
             self._begin()
-            ref, partition = writes.split_decorator(
-                TableRef(target["projectId"], target["datasetId"], target["tableId"])
-            )
+            ref, partition = writes.split_decorator(named_by(target))
             fields = snapshot.fields
             writes.prepare(self._session, ref, partition, fields, self._query, "WRITE_EMPTY")
             writes.insert(self._session, ref, fields, snapshot.batches(), partition)
@@ -213,65 +211,35 @@ class QueryRun:
 
     # Definitions
 
-    def _defined(self, statement: Statement, ref: TableRef, what: str, statistics: dict | None = None) -> Outcome:
-        done = {"ddlOperationPerformed": what, "ddlTargetTable": reference(ref)}
-        return Outcome(_kind(statement), {"totalBytesProcessed": "0"} | (statistics or {}) | done)
+    @staticmethod
+    def _defined(statement: Create | Drop | AddColumns, what: str, statistics: dict | None = None) -> Outcome:
+        done = {"ddlOperationPerformed": what, "ddlTargetTable": reference(statement.target)}
+        return Outcome(statement.kind, {"totalBytesProcessed": "0"} | (statistics or {}) | done)
 
-    def _make_room(self, statement: CreateTable | CreateView) -> str:
-        """Return what creating will be: CREATE, REPLACE or SKIP."""
+    def _create(self, statement: Create) -> Outcome:
+        query, statistics, snapshot, view = statement.query, None, None, None
+        if statement.what == "VIEW":
+            view = View(statement.text, query, *self._default_dataset())
+        elif query:
+            statistics, snapshot = self._reads(query), self._select(query)
         self._begin()
-        there = self._session.find(statement.target)
+        done, there = "CREATE", self._session.find(statement.target)
         if there and statement.if_not_exists:
-            return "SKIP"
+            return self._defined(statement, "SKIP", statistics)
         if there and statement.or_replace:
-            due = "VIEW" if isinstance(statement, CreateView) else "TABLE"
-            if there["type"] != due:
+            if there["type"] != statement.what:
                 why = f"is not allowed for this operation because it is currently a {there['type']}."
                 raise ApiError(400, "invalid", f"{path_of(statement.target)} {why}")
             self._session.drop(statement.target)
-            return "REPLACE"
-        return "CREATE"
-
-    def _create_table(self, statement: CreateTable) -> Outcome:
-        query, statistics = statement.query, None
-        snapshot = None
-        if query:
-            statistics = self._reads(query)
-            snapshot = self._select(query)
-        done = self._make_room(statement)
-        if done != "SKIP":
-            schema = statement.schema or query.schema
-            self._session.create(statement.target, schema, statement.properties)
-            if snapshot:
-                writes.insert(self._session, statement.target, snapshot.fields, snapshot.batches())
-        return self._defined(statement, statement.target, done, statistics)
-
-    def _create_view(self, statement: CreateView) -> Outcome:
-        done = self._make_room(statement)
-        if done != "SKIP":
-            view = View(statement.text, statement.query, *self._default_dataset())
-            self._session.create(statement.target, statement.query.schema, statement.properties, view)
-        return self._defined(statement, statement.target, done)
-
-    def _create_schema(self, statement: CreateSchema) -> Outcome:
-        self._begin()
-        names = {d["datasetReference"]["datasetId"] for d in self._session.datasets(statement.project)}
-        skip = statement.if_not_exists and statement.dataset in names
-        if not skip:
-            self._session.create_dataset(statement.project, statement.dataset, statement.properties)
-        done = {"ddlOperationPerformed": "SKIP" if skip else "CREATE", "totalBytesProcessed": "0"}
-        return Outcome("CREATE_SCHEMA", done)
+            done = "REPLACE"
+        self._session.create(statement.target, statement.schema, statement.properties, view)
+        if snapshot:
+            writes.insert(self._session, statement.target, snapshot.fields, snapshot.batches())
+        return self._defined(statement, done, statistics)
 
     def _drop(self, statement: Drop) -> Outcome:
         self._begin()
         target, done = statement.target, "DROP"
-        if statement.what == "SCHEMA":
-            names = {d["datasetReference"]["datasetId"] for d in self._session.datasets(target.project)}
-            if target.dataset not in names and statement.if_exists:
-                done = "SKIP"
-            else:
-                self._session.drop_dataset(target.project, target.dataset, contents=statement.cascade)
-            return Outcome("DROP_SCHEMA", {"ddlOperationPerformed": done, "totalBytesProcessed": "0"})
         body = self._session.find(target)
         if body is None and statement.if_exists:
             done = "SKIP"
@@ -279,7 +247,7 @@ class QueryRun:
             raise ApiError(400, "invalidQuery", f"Cannot drop {path_of(target)}: it is a {body['type']}")
         else:
             self._session.drop(target)
-        return self._defined(statement, target, done)
+        return self._defined(statement, done)
 
     def _add_columns(self, statement: AddColumns) -> Outcome:
         self._begin()
@@ -292,7 +260,7 @@ class QueryRun:
                 new.remove(column)
         schema = types.merged(path_of(statement.target), old, old + new, ["ALLOW_FIELD_ADDITION"])
         self._session.alter(statement.target, schema)
-        return self._defined(statement, statement.target, "ALTER")
+        return self._defined(statement, "ALTER")
 
     def _transaction(self, statement: Transaction) -> None:
         if (statement.action == "BEGIN") == self._in_transaction:
@@ -306,19 +274,6 @@ class QueryRun:
             self._session.rollback()
             self._session.begin(write=False)
         self._in_transaction = False  # `run` commits
-
-
-def _kind(statement: Statement) -> str:
-    """Return BigQuery's ``statementType``."""
-    if isinstance(statement, Query):
-        return statement.kind
-    if isinstance(statement, CreateTable):
-        return "CREATE_TABLE_AS_SELECT" if statement.query else "CREATE_TABLE"
-    if isinstance(statement, Drop):
-        return f"DROP_{statement.what}"
-    if isinstance(statement, Transaction):
-        return f"{statement.action}_TRANSACTION"
-    return {CreateView: "CREATE_VIEW", CreateSchema: "CREATE_SCHEMA", AddColumns: "ALTER_TABLE"}[type(statement)]
 
 
 def _check_options(query: dict) -> None:

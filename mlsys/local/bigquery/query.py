@@ -6,15 +6,19 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from sqlglot import exp
 
-from mlsys.local.bigquery import functions
+from mlsys.local.bigquery import dates, functions
 from mlsys.local.bigquery import values as v
-from mlsys.local.bigquery.functions import INTERVAL, ORDERED, PART, Modifiers, call, mismatch
-from mlsys.local.bigquery.statements import Catalog, TableRef
-from mlsys.local.bigquery.values import Type, Value, array, cast, coerced, common, fill, invalid, quote, text
+from mlsys.local.bigquery.functions import call
+from mlsys.local.bigquery.parser import parse
+from mlsys.local.bigquery.scope import Column, Scope, field_of, label, named, one, only, path_of, unpacked
+from mlsys.local.bigquery.signatures import INTERVAL, ORDERED, PART, Modifiers, mismatch
+from mlsys.local.bigquery.statements import Catalog, TableRef, View
+from mlsys.local.bigquery.types import quote, relation, text
+from mlsys.local.bigquery.values import Type, Value, array, cast, coerced, common, fill, invalid
 from mlsys.local.errors import ApiError, unsupported
 
 _TAIL = ("order", "limit", "offset")
@@ -36,122 +40,6 @@ _SELECT = (
 def parameter_name(name: str) -> str:
     """Return DuckDB's name for query parameter ``name`` (positional ones are "1", "2", …)."""
     return f"p_{name.lower()}"
-
-
-def label(node: exp.Expression | type) -> str:
-    """Name a kind of syntax for a message."""
-    name = node.__name__ if isinstance(node, type) else type(node).__name__
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).upper()
-
-
-def only(node: exp.Expression, *allowed: str) -> None:
-    """Refuse a clause that nothing here reads."""
-    for key, value in node.args.items():
-        if key not in allowed and value not in (None, False, [], ""):
-            raise unsupported(f"{key.strip('_').upper().replace('_', ' ')} in {label(node)}")
-
-
-def path_of(node: exp.Expression) -> list[str]:
-    """Return a dotted name's parts, or nothing when it is no plain name."""
-    if isinstance(node, exp.Column):
-        return [part.name for part in node.parts]
-    if isinstance(node, exp.Dot) and isinstance(node.expression, exp.Identifier) and path_of(node.this):
-        return [*path_of(node.this), node.expression.name]
-    return []
-
-
-# --- names -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of a table in FROM, or of a query's result."""
-
-    name: str | None
-    value: Value
-
-
-@dataclass
-class Scope:
-    """The names that an expression may use."""
-
-    columns: list[Column] = field(default_factory=list)  # what * gives, in order
-    tables: dict[str, list[Column]] = field(default_factory=dict)  # by lower-case alias
-    elements: dict[str, Value] = field(default_factory=dict)  # the whole element of UNNEST(…) AS alias
-    optional: set[str] = field(default_factory=set)  # aliases on the outer side of a join
-    aliases: dict[str, Value] = field(default_factory=dict)  # of the SELECT list, where they count
-    windows: dict[str, exp.Expression] = field(default_factory=dict)
-    partial: bool = False  # of INFORMATION_SCHEMA we have only some columns
-    parent: "Scope | None" = None
-
-    def __or__(self, other: "Scope") -> "Scope":
-        """Return the names of two tables side by side."""
-        tables, elements = self.tables | other.tables, self.elements | other.elements
-        return Scope(self.columns + other.columns, tables, elements, self.optional | other.optional)
-
-    def resolve(self, path: Sequence[str]) -> Value:
-        """Return what a dotted name means, looking outwards from the innermost query."""
-        scope = self
-        while scope is not None:
-            value = scope.aliases.get(path[0].lower())
-            found, rest = (value, path[1:]) if value else scope._find(path)
-            if found:
-                for name in rest:
-                    found = _field(found, name)
-                return found
-            if scope.partial:
-                raise unsupported(f"{path[0]} of INFORMATION_SCHEMA")
-            scope = scope.parent
-        raise invalid(f"Unrecognized name: {path[0]}")
-
-    def _find(self, path: Sequence[str]) -> tuple[Value | None, Sequence[str]]:
-        first = path[0].lower()
-        columns = named(self.columns, first)
-        if first in self.elements:
-            return self.elements[first], path[1:]
-        if first in self.tables:
-            of_table = named(self.tables[first], path[1]) if len(path) > 1 else []
-            if columns and (len(path) == 1 or of_table):
-                raise unsupported(f"the name {path[0]}, which is a column and a table in FROM")
-            if of_table:
-                return _one(of_table, path[1]), path[2:]
-            if len(path) > 1 and not columns:
-                raise invalid(f"Name {path[1]} not found inside {path[0]}")
-            if not columns:
-                return self._row(first), []
-        return (_one(columns, path[0]) if columns else None), path[1:]
-
-    def _row(self, alias: str) -> Value:
-        if alias in self.optional or self.partial:
-            raise unsupported("a table as a value when its rows may be missing")
-        return v.struct([(column.name or "", column.value) for column in self.tables[alias]])
-
-
-def named(columns: Sequence[Column], name: str) -> list[Column]:
-    """Return the columns of that name, whatever its case."""
-    return [column for column in columns if column.name and column.name.lower() == name.lower()]
-
-
-def _one(columns: Sequence[Column], name: str) -> Value:
-    if len(columns) > 1:
-        raise invalid(f"Column name {name} is ambiguous")
-    return replace(columns[0].value, name=name, origin="", text=None)
-
-
-def _field(value: Value, name: str) -> Value:
-    if value.type == v.JSON:
-        raise unsupported(f"the JSON accessor .{name}; use JSON_VALUE")
-    if value.type.name != "STRUCT":
-        raise invalid(f"Cannot access field {name} on a value with type {value.type}")
-    matches = [index for index, (known, _) in enumerate(value.type.fields) if known.lower() == name.lower()]
-    if len(matches) != 1:
-        raise invalid(f"Field name {name} does not exist in {value.type}")
-    return replace(v.field(value, matches[0]), name=name)
-
-
-def _unpacked(value: Value) -> list[Column]:
-    fields = enumerate(value.type.fields if value.type.name == "STRUCT" else ())
-    return [Column(name or None, v.field(value, index)) for index, (name, _) in fields]
 
 
 class Translator:
@@ -188,17 +76,27 @@ class Translator:
             raise invalid(f'Table "{node.name}" must be qualified with a dataset (e.g. dataset.table).')
         return TableRef(node.catalog or self.project, dataset, node.name)
 
-    def stored(self, node: exp.Table) -> tuple[TableRef, str, Scope]:
-        """Return a stored table's name, its SQL under a fresh alias, and its columns."""
+    def target(self, node: exp.Table) -> tuple[TableRef, str, Scope]:
+        """Return the name of a table to be changed, its SQL under a fresh alias, and its columns."""
         ref = self.table(node)
+        sql, scope = self._stored(ref, node.alias or node.name)
+        if ref not in self.reads:
+            raise invalid(f"{'.'.join(ref)} is a view, whose rows cannot be changed")
+        return ref, sql, scope
+
+    def _stored(self, ref: TableRef, name: str) -> tuple[str, Scope]:
+        """Translate a table, or a view by its text, as BigQuery does in every query."""
+        found = self.catalog.source(ref)
+        if isinstance(found, View):
+            inner = Translator(self.catalog, found.project, found.dataset, {})
+            inner.reads, inner._numbers = self.reads, self._numbers
+            ((_text, tree),) = parse(found.text)
+            sql, columns = inner.query(tree)
+            return self._aliased(f"({sql})", name, columns)
         self.reads.add(ref)
-        name = node.alias or node.name
         alias = quote(self.fresh(name))
-        columns = [
-            Column(item["name"], Value(f"{alias}.{quote(item['name'])}", v.from_rest(item)))
-            for item in self.catalog.schema(ref)
-        ]
-        return ref, f"{relation(ref)} AS {alias}", Scope(list(columns), {name.lower(): columns})
+        columns = [Column(item["name"], Value(f"{alias}.{quote(item['name'])}", v.from_rest(item))) for item in found]
+        return f"{relation(ref)} AS {alias}", Scope(list(columns), {name.lower(): columns})
 
     def _source(self, node: exp.Expression, scope: Scope) -> tuple[str, Scope]:
         """Translate one item of FROM."""
@@ -225,7 +123,7 @@ class Translator:
             return self._aliased(quote(name), node.alias or node.name, columns)
         if node.name.upper().startswith("INFORMATION_SCHEMA."):
             return self._information_schema(node)
-        return self.stored(node)[1:]
+        return self._stored(self.table(node), node.alias or node.name)
 
     def _aliased(self, sql: str, name: str, columns: Sequence[Column]) -> tuple[str, Scope]:
         alias = quote(self.fresh(name or "q"))
@@ -242,7 +140,7 @@ class Translator:
         name = (given.columns[0].name if given.columns else given.name) if given else node.name
         alias = quote(self.fresh(name or "u"))
         element = Value(f'{alias}."v"', value.type.element)
-        inner = Scope(_unpacked(element) if element.type.name == "STRUCT" else [Column(name or None, element)])
+        inner = Scope(unpacked(element) if element.type.name == "STRUCT" else [Column(name or None, element)])
         if element.type.name == "STRUCT" and name:
             inner.tables[name.lower()] = list(inner.columns)
             inner.elements[name.lower()] = element
@@ -257,16 +155,15 @@ class Translator:
         view = node.name.split(".", 1)[1].upper()
         if view not in INFORMATION_SCHEMA or node.db.lower().startswith("region-"):
             raise unsupported(f"INFORMATION_SCHEMA.{view} here")
-        where = f"table_catalog = {text(node.catalog or self.project)} AND "
-        where += f"table_schema = {text(node.db or self.dataset or '')}"
-        if view == "SCHEMATA":
-            where = f"catalog_name = {text(node.db or self.project)}"
-        alias = quote(self.fresh(view.lower()))
-        columns = [
-            Column(name, Value(f"{alias}.{quote(name)}", _OTHER_TYPES.get(name, v.STRING)))
-            for name in INFORMATION_SCHEMA[view].split()
-        ]
-        sql = f'(SELECT * FROM "_mlsys"."information_schema_{view.lower()}" WHERE {where}) AS {alias}'
+        project, dataset = node.catalog or self.project, node.db or self.dataset or ""
+        rows = self.catalog.information_schema(view, project, dataset)
+        alias, columns, items = quote(self.fresh(view.lower())), [], []
+        for name in INFORMATION_SCHEMA[view].split():
+            kind = _OTHER_TYPES.get(name, v.STRING)
+            columns.append(Column(name, Value(f"{alias}.{quote(name)}", kind)))
+            cells = ", ".join(_constant(row[name], kind) for row in rows)
+            items.append(f"unnest(CAST([{cells}] AS {kind.duck()}[])) AS {quote(name)}")
+        sql = f"(SELECT {', '.join(items)}) AS {alias}"
         return sql, Scope(columns, {(node.alias or view).lower(): columns}, partial=True)
 
     def sources(self, first: exp.Expression, joins: Sequence[exp.Join], scope: Scope) -> str:
@@ -315,7 +212,7 @@ class Translator:
         for name in names:
             if not named(before, name) or not named(after, name):
                 raise invalid(f"Column {name} in USING clause not found")
-            left, right = _one(named(before, name), name), _one(named(after, name), name)
+            left, right = one(named(before, name), name), one(named(after, name), name)
             conditions.append(call("=", [left, right]).sql)
             both = call("COALESCE", [left, right]) if side == "FULL" else left
             merged.append(Column(name, right if side == "RIGHT" else both))
@@ -450,7 +347,7 @@ class Translator:
         if node is not star:
             path = [part.name for part in node.parts[:-1]]
             known = scope.tables.get(path[0].lower()) if len(path) == 1 else None
-            columns = known or _unpacked(scope.resolve(path))
+            columns = known or unpacked(scope.resolve(path))
         if not columns:
             raise invalid("SELECT * must have a FROM clause")
         dropped = [item.name for item in star.args.get("except_") or ()]
@@ -561,11 +458,11 @@ class Translator:
         if operator == "+" and left.type == INTERVAL:
             left, right = right, left
         if operator in "+-" and right.type == INTERVAL and left.type in (v.DATE, v.DATETIME, v.TIMESTAMP):
-            return functions.shift(cast(left, v.DATETIME) if left.type == v.DATE else left, operator, right), []
+            return dates.shift(cast(left, v.DATETIME) if left.type == v.DATE else left, operator, right), []
         if operator == "+" and (left.type, right.type) == (v.INT64, v.DATE):
             left, right = right, left
         if operator in "+-" and (left.type, right.type) == (v.DATE, v.INT64):
-            return functions.shift(left, operator, replace(right, text="DAY")), []
+            return dates.shift(left, operator, replace(right, text="DAY")), []
         value = call(operator, [left, right])
         if value.type != v.FLOAT64:
             return value, []
@@ -596,7 +493,7 @@ class Translator:
         if isinstance(node, exp.Dot) and not path:
             if isinstance(node.expression, exp.Anonymous):
                 raise unsupported(f"{node.this.name}.{node.expression.name}")
-            return _field(self.expression(node.this, scope), node.expression.name)
+            return field_of(self.expression(node.this, scope), node.expression.name)
         try:
             return scope.resolve(path)
         except ApiError:
@@ -766,11 +663,11 @@ class Translator:
     def _extract(self, node: exp.Extract, scope: Scope) -> Value:
         source, where = node.expression, "UTC"
         if isinstance(source, exp.AtTimeZone):
-            source, where = source.this, functions.zone("EXTRACT", self.expression(source.args["zone"], scope))
+            source, where = source.this, dates.zone("EXTRACT", self.expression(source.args["zone"], scope))
         value = self.expression(source, scope)
         if where != "UTC" and value.type != v.TIMESTAMP:
             raise invalid("EXTRACT … AT TIME ZONE takes a TIMESTAMP")
-        return functions.extract(_part(node.this), value, where)
+        return dates.extract(_part(node.this), value, where)
 
     def _interval(self, node: exp.Interval, scope: Scope) -> Value:
         unit, number = node.args.get("unit"), node.this
@@ -817,7 +714,7 @@ class Translator:
         if name == "COUNT" and len(nodes) == 1 and isinstance(nodes[0], exp.Star):
             nodes = []
         arguments = [
-            Value("", PART, text=_part(item)) if index == functions.PARTS.get(name) else self.expression(item, scope)
+            Value("", PART, text=_part(item)) if index == dates.PARTS.get(name) else self.expression(item, scope)
             for index, item in enumerate(nodes)
         ]
         return call(name, arguments, Modifiers(**found))
@@ -902,9 +799,11 @@ class Translator:
         return f"{'ROWS' if rows else 'RANGE'} BETWEEN {bounds[0]} AND {bounds[1]}"
 
 
-def relation(ref: TableRef) -> str:
-    """Return the DuckDB name of a table."""
-    return f"{quote(f'{ref.project}.{ref.dataset}')}.{quote(ref.table)}"
+def _constant(value: str | int | None, kind: Type) -> str:
+    """Write a value of INFORMATION_SCHEMA."""
+    if value is None:
+        return "NULL"
+    return text(value) if kind == v.STRING else f"make_timestamptz({value})" if kind == v.TIMESTAMP else str(value)
 
 
 def _flat(node: exp.Expression, top: exp.SetOperation) -> list[exp.Expression]:
@@ -981,12 +880,11 @@ _TYPES = {
     exp.DType.TIMESTAMP: "DATETIME", exp.DType.TIMESTAMPTZ: "TIMESTAMP", exp.DType.DECIMAL: "NUMERIC",
     exp.DType.JSON: "JSON",
 }  # fmt: skip
-#: The columns that the store keeps, a part of BigQuery's.
+#: The columns that the catalog fills, a part of BigQuery's.
 INFORMATION_SCHEMA = {
     "COLUMNS": "table_catalog table_schema table_name column_name ordinal_position is_nullable data_type "
     "is_partitioning_column clustering_ordinal_position",
     "TABLES": "table_catalog table_schema table_name table_type creation_time",
-    "SCHEMATA": "catalog_name schema_name creation_time location",
 }
 _COMPARISONS = (exp.EQ, exp.NEQ, exp.LT, exp.LTE, exp.GT, exp.GTE, exp.Is, exp.In, exp.Like, exp.Between,
                 exp.NullSafeEQ, exp.NullSafeNEQ)  # fmt: skip

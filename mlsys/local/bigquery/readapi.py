@@ -1,6 +1,7 @@
 """The BigQuery Storage Read API over gRPC: pinned sessions, several streams, exact offsets, Arrow only."""
 
 import re
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from mlsys.local.bigquery.snapshots import Snapshot
 from mlsys.local.bigquery.statements import TableRef
 from mlsys.local.bigquery.store import Engine
 from mlsys.local.errors import ApiError, unsupported
+from mlsys.local.faults import Fault
 
 _SERVICE = "google.cloud.bigquery.storage.v1.BigQueryRead"
 _ROWS_A_STREAM = 1 << 20  # a client that leaves the choice to the server gets one stream for so many rows
@@ -33,11 +35,6 @@ def serve(engine: Engine, host: str = "127.0.0.1", port: int = 0) -> tuple[grpc.
             _answering(service.create), request.deserialize, answer.serialize
         ),
         "ReadRows": grpc.unary_stream_rpc_method_handler(service.read, messages.ReadRowsRequest.deserialize, bytes),
-        "SplitReadStream": grpc.unary_unary_rpc_method_handler(
-            lambda _request, _context: messages.SplitReadStreamResponse(),  # empty: this stream cannot be split
-            messages.SplitReadStreamRequest.deserialize,
-            messages.SplitReadStreamResponse.serialize,
-        ),
     }
     server = grpc.server(ThreadPoolExecutor(32, "bigquery-read"), options=[("grpc.max_send_message_length", -1)])
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, handlers),))
@@ -68,7 +65,7 @@ class _ReadService:
                 raise fault.error()
         options = wanted.read_options
         ref = _table(wanted)
-        snapshot = self._engine.freeze(ref, list(options.selected_fields), options.row_restriction)
+        snapshot = self._engine.freeze(ref, list(options.selected_fields))
         name = uuid.uuid4().hex
         self._engine.snapshots.add(name, snapshot)
         streams = _streams(request, snapshot)
@@ -92,17 +89,12 @@ class _ReadService:
         if request.offset > stop - start:
             message = f"offset {request.offset} is beyond the {stop - start} rows of the stream"
             context.abort(grpc.StatusCode.OUT_OF_RANGE, message)
-        fault = self._engine.faults.take("bigqueryread.ReadRows")
-        if fault and fault.kind == "error":
-            context.abort(_CODES.get(fault.status, grpc.StatusCode.UNKNOWN), fault.message)
         start += request.offset
-        broken = fault is not None and fault.kind == "stream"
+        fault = self._engine.faults.take("bigqueryread.ReadRows")
         head = messages.ReadRowsResponse.serialize(messages.ReadRowsResponse(arrow_schema=_schema(snapshot)))
-        for message, rows in snapshot.messages(start, min(stop, start + fault.after_rows) if broken else stop):
+        for message, rows in _suffering(fault, context, snapshot, start, stop):
             yield head + _response(message, rows)
             head = b""  # the schema comes with the first rows only
-        if broken:
-            context.abort(grpc.StatusCode[fault.grpc_status], fault.message)
 
     def _stream(self, path: str) -> tuple[Snapshot, int, int]:
         """Return the snapshot of a stream, and where its share of the rows starts and stops."""
@@ -112,6 +104,24 @@ class _ReadService:
             raise ApiError(404, "notFound", f"The session of stream {path} was not found or has expired")
         number, streams = int(found[2]), int(found[3])
         return snapshot, snapshot.num_rows * number // streams, snapshot.num_rows * (number + 1) // streams
+
+
+def _suffering(
+    fault: Fault | None, context: grpc.ServicerContext, snapshot: Snapshot, start: int, stop: int
+) -> Iterator[tuple[pa.Buffer, int]]:
+    """Yield the messages of a stream; after the fault's rows it waits, or it breaks."""
+    if fault:
+        pause = min(start + fault.after_rows, stop)
+        yield from snapshot.messages(start, pause)
+        if fault.kind == "error":
+            context.abort(_CODES.get(fault.status, grpc.StatusCode.UNKNOWN), fault.message)
+        if fault.kind == "stream":
+            context.abort(grpc.StatusCode[fault.grpc_status], fault.message)
+        left = threading.Event()  # set when the client gives up, so that its thread is free again
+        context.add_callback(left.set)
+        left.wait(fault.delay_s)
+        start = pause
+    yield from snapshot.messages(start, stop)
 
 
 def _schema(snapshot: Snapshot) -> messages.ArrowSchema:
@@ -124,6 +134,8 @@ def _table(wanted: messages.ReadSession) -> TableRef:
         raise unsupported("the Storage Read API in another format than ARROW")
     if wanted.read_options.sample_percentage:
         raise unsupported("sample_percentage of a read session")
+    if wanted.read_options.row_restriction:
+        raise unsupported("row_restriction of a read session; query the rows")
     snapshot_time = wanted.table_modifiers.snapshot_time
     if snapshot_time and abs(snapshot_time.timestamp() - time.time()) > 1:
         raise unsupported("a read session in the past (snapshot_time)")

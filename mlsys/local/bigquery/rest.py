@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import re
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -12,13 +13,15 @@ from typing import Any
 from aiohttp import web
 
 from mlsys.local.bigquery import cells, sql, types
-from mlsys.local.bigquery.catalog import PROPERTIES, Session, View, path_of, reference
+from mlsys.local.bigquery.catalog import PROPERTIES, Session, path_of, reference
 from mlsys.local.bigquery.jobs import ANONYMOUS, error_of
 from mlsys.local.bigquery.snapshots import Snapshot
-from mlsys.local.bigquery.statements import Query, TableRef
+from mlsys.local.bigquery.statements import Query, TableRef, View
 from mlsys.local.bigquery.store import Engine
+from mlsys.local.bigquery.uploads import Upload
 from mlsys.local.errors import ApiError, unsupported
 from mlsys.local.http import Handler, Routes
+from mlsys.local.uploads import content_range, incomplete, json_object, multipart, read_json, window
 
 ENGINE: web.AppKey[Engine] = web.AppKey("bigquery", Engine)
 routes = Routes("bigquery")
@@ -82,7 +85,7 @@ def _operation(method: str, path: str, name: str, parse_float: Callable = float)
     def register(handler: Callable[[Call], Any]) -> Handler:
         async def run(request: web.Request) -> web.Response:
             engine = request.app[ENGINE]
-            body = _json(await request.read(), parse_float)
+            body = json_object(await request.read(), parse_float=parse_float)
             call = Call(engine, request.match_info, request.query, request.headers, body)
 
             def handled() -> Any:
@@ -98,17 +101,6 @@ def _operation(method: str, path: str, name: str, parse_float: Callable = float)
         return routes.add(method, path, name)(run)
 
     return register
-
-
-def _json(raw: bytes, parse_float: Callable = float) -> dict:
-    """Return the JSON object in a body."""
-    try:
-        body = json.loads(raw, parse_float=parse_float) if raw else {}
-    except ValueError as exc:
-        raise ApiError(400, "parseError", f"Parse Error: {exc}") from exc
-    if not isinstance(body, dict):
-        raise ApiError(400, "parseError", "Parse Error: the body must be a JSON object")
-    return body
 
 
 async def _threaded(engine: Engine, work: Callable[[], Any]) -> web.Response:
@@ -207,25 +199,15 @@ def _get_dataset(call: Call) -> dict:
         return session.dataset(call.project, call.path["dataset"])
 
 
-def _change_dataset(call: Call, change: Callable[[dict, dict], dict]) -> dict:
+@_operation("PATCH", _DATASET, "datasets.patch")
+def _patch_dataset(call: Call) -> dict:
     with call.engine.database.write() as session:
         old = session.dataset(call.project, call.path["dataset"])
         _check_etag(call, old)
         new = _dataset_properties(call.body)
         if new.get("location", old["location"]) != old["location"]:
             raise ApiError(400, "invalid", "Cannot change dataset location.")
-        fixed = {"location": old["location"], "creationTime": old["creationTime"]}
-        return session.save_dataset(call.project, call.path["dataset"], change(old, new) | fixed)
-
-
-@_operation("PATCH", _DATASET, "datasets.patch")
-def _patch_dataset(call: Call) -> dict:
-    return _change_dataset(call, _patched)
-
-
-@_operation("PUT", _DATASET, "datasets.update")
-def _update_dataset(call: Call) -> dict:
-    return _change_dataset(call, lambda _, new: new)
+        return session.save_dataset(call.project, call.path["dataset"], _patched(old, new))
 
 
 @_operation("DELETE", _DATASET, "datasets.delete")
@@ -240,12 +222,11 @@ def _delete_dataset(call: Call) -> None:
 
 def _resource(session: Session, body: dict) -> dict:
     """Return a table as ``tables.get`` answers it."""
-    hidden = {"reads", "translated"} | ({"schema"} if not body["schema"]["fields"] else set())
+    hidden = {"completed_by"} | ({"schema"} if not body["schema"]["fields"] else set())
     resource = {key: value for key, value in body.items() if key not in hidden}
     if body["type"] == "VIEW":
         return resource
-    ref = body["tableReference"]
-    rows, size = session.size(TableRef(ref["projectId"], ref["datasetId"], ref["tableId"]))
+    rows, size = session.size(body)
     return resource | {"numRows": str(rows), "numBytes": str(size), "numLongTermBytes": "0"}
 
 
@@ -310,14 +291,14 @@ def _anonymous(ref: TableRef, snapshot: Snapshot) -> dict:
     }  # fmt: skip
 
 
-def _change_table(call: Call, change: Callable[[dict, dict], dict]) -> dict:
+@_operation("PATCH", _TABLE, "tables.patch")
+def _patch_table(call: Call) -> dict:
     _check_table(call.body)
     with call.engine.database.write() as session:
         old = session.table(call.ref)
         _check_etag(call, old)
         new = {key: call.body[key] for key in PROPERTIES if key in call.body}
-        fixed = {key: value for key, value in old.items() if key not in PROPERTIES}
-        changed = fixed | change({key: old[key] for key in PROPERTIES if key in old}, new)
+        changed = _patched(old, new)
         for key in ("timePartitioning", "rangePartitioning"):
             if (changed.get(key) or {}).get("field") != (old.get(key) or {}).get("field"):
                 raise ApiError(400, "invalid", f"Cannot change the partitioning of table {path_of(call.ref)}.")
@@ -340,16 +321,6 @@ def _change_schema(session: Session, ref: TableRef, fields: list[dict]) -> None:
         session.save(ref, body | {"schema": {"fields": merged}})
     elif merged != old:
         session.alter(ref, merged)
-
-
-@_operation("PATCH", _TABLE, "tables.patch")
-def _patch_table(call: Call) -> dict:
-    return _change_table(call, _patched)
-
-
-@_operation("PUT", _TABLE, "tables.update")
-def _update_table(call: Call) -> dict:
-    return _change_table(call, lambda _, new: {key: value for key, value in new.items() if value is not None})
 
 
 @_operation("DELETE", _TABLE, "tables.delete")
@@ -379,44 +350,33 @@ def _insert_all(call: Call) -> dict:
 
 @_operation("GET", _TABLE + "/data", "tabledata.list")
 def _list_rows(call: Call) -> dict:
-    answer = {"kind": "bigquery#tableDataList", "etag": "rows"}
-    ref = call.ref
-    if ref.dataset == ANONYMOUS:
-        return answer | _rows(call, call.engine.freeze(ref, call.columns()))
-    token, _, state = call.query.get("pageToken", "").partition(".")
-    start = int(token or call.number("startIndex", 0))
-    snapshot, total, etag = call.engine.page(ref, call.columns(), start, call.number("maxResults", _PAGE_ROWS))
-    if state and state != etag:
-        raise ApiError(400, "invalid", f"Table {path_of(ref)} has changed since the page before this one")
-    rows = _cut(snapshot, 0, snapshot.num_rows)
-    answer |= {"totalRows": str(total)} | _cells(call, snapshot, 0, rows)
-    more = rows and start + rows < total
-    return answer | ({"pageToken": f"{start + rows}.{etag}"} if more else {})
+    """Answer a page of a table as it was when its first page was asked for."""
+    name, _, start = call.query.get("pageToken", "").rpartition(".")
+    snapshot = call.engine.snapshots.get(name) if name else call.engine.freeze(call.ref, call.columns())
+    if snapshot is None:
+        raise ApiError(400, "invalid", "The page token has expired: list the rows anew")
+    name = name or uuid.uuid4().hex
+    answer = _rows(call, snapshot, int(start or call.number("startIndex", 0)))
+    if "pageToken" in answer:
+        call.engine.snapshots.add(name, snapshot)
+        answer["pageToken"] = f"{name}.{answer['pageToken']}"
+    return {"kind": "bigquery#tableDataList", "etag": "rows"} | answer
 
 
-def _rows(call: Call, snapshot: Snapshot) -> dict:
+def _rows(call: Call, snapshot: Snapshot, start: int) -> dict:
     """Return a page of a snapshot with its total and the token of the next."""
-    body = call.body
-    start = int(call.query.get("pageToken") or call.number("startIndex", 0))
-    most = call.query.get("maxResults", body.get("maxResults"))
-    rows = _cut(snapshot, start, _PAGE_ROWS if most is None else int(most))
-    answer = {"totalRows": str(snapshot.num_rows), **_cells(call, snapshot, start, start + rows)}
-    if start + rows < snapshot.num_rows:
-        answer["pageToken"] = str(start + rows)
-    return answer
-
-
-def _cut(snapshot: Snapshot, start: int, most: int) -> int:
-    """Return how many rows fit a page, by the average size of the snapshot's rows."""
-    fitting = max(1, _PAGE_BYTES * snapshot.num_rows // max(1, snapshot.nbytes))
-    return max(0, min(most, fitting, snapshot.num_rows - start))
-
-
-def _cells(call: Call, snapshot: Snapshot, start: int, stop: int) -> dict:
+    most = call.query.get("maxResults", call.body.get("maxResults"))
+    fitting = max(1, _PAGE_BYTES * snapshot.num_rows // max(1, snapshot.nbytes))  # by the average size of a row
+    stop = min(start + min(_PAGE_ROWS if most is None else int(most), fitting), snapshot.num_rows)
     rows = []
-    for batch in snapshot.batches(start, stop) if stop > start else ():
+    for batch in snapshot.batches(start, stop):
         rows += cells.rest_rows(batch, snapshot.fields, int64_timestamps=call.int64_timestamps())
-    return {"rows": rows} if rows else {}  # clients take an empty list for a page
+    answer: dict = {"totalRows": str(snapshot.num_rows)}
+    if rows:  # clients take an empty list for a page
+        answer["rows"] = rows
+    if stop < snapshot.num_rows:
+        answer["pageToken"] = str(stop)
+    return answer
 
 
 # Jobs
@@ -455,11 +415,6 @@ def _cancel_job(call: Call) -> dict:
     return {"kind": "bigquery#jobCancelResponse", "job": call.engine.jobs.cancel(call.project, call.path["job"])}
 
 
-@_operation("DELETE", _PROJECT + "/jobs/{job}/delete", "jobs.delete")
-def _delete_job(call: Call) -> None:
-    call.engine.jobs.delete(call.project, call.path["job"])
-
-
 @_operation("POST", _PROJECT + "/queries", "jobs.query")
 def _query(call: Call) -> dict:
     seconds = int(call.body.get("timeoutMs") or 10_000) / 1000
@@ -490,7 +445,10 @@ def _answer(call: Call, record: dict, kind: str) -> dict:
     if record["configuration"].get("dryRun"):
         return answer | {"schema": statistics.get("schema", {"fields": []}), "totalRows": "0"}
     snapshot = call.engine.result(record)
-    return answer if snapshot is None else answer | {"schema": {"fields": snapshot.fields}} | _rows(call, snapshot)
+    if snapshot is None:
+        return answer
+    start = int(call.query.get("pageToken") or call.number("startIndex", 0))
+    return answer | {"schema": {"fields": snapshot.fields}} | _rows(call, snapshot, start)
 
 
 # Uploads
@@ -500,33 +458,39 @@ async def _upload(request: web.Request) -> web.Response:
     engine, project = request.app[ENGINE], request.match_info["project"]
     kind = request.query.get("uploadType")
     if kind == "multipart":
+        body, _type, pieces = await multipart(request)
+        upload = engine.uploads.new(project, body)
         try:
-            body, path = await engine.uploads.multipart(request)
-        except (ValueError, AssertionError, LookupError) as exc:
-            raise ApiError(400, "invalid", f"Malformed multipart body: {exc}") from exc
-        return await _threaded(engine, lambda: _loaded(engine, project, body, path))
+            await upload.append(pieces)
+        except BaseException:
+            upload.path.unlink()
+            raise
+        return await _threaded(engine, lambda: _loaded(engine, upload))
     if kind != "resumable":
         raise unsupported(f"uploads of type {kind}")
-    upload_id = engine.uploads.start(project, _json(await request.read()))
+    upload_id = engine.uploads.start(project, await read_json(request))
     location = request.url.with_query(uploadType="resumable", upload_id=upload_id)
     return web.Response(headers={"Location": str(location)})
 
 
-def _loaded(engine: Engine, project: str, body: dict, path: Any) -> dict:
-    return engine.jobs.submit(project, body, path).after(_INSERT_WAIT_S)
+def _loaded(engine: Engine, upload: Upload) -> dict:
+    return engine.jobs.submit(upload.project, upload.body, upload.path).after(_INSERT_WAIT_S)
 
 
 async def _upload_chunk(request: web.Request) -> web.Response:
     engine = request.app[ENGINE]
     upload = engine.uploads.get(request.query.get("upload_id", ""))
-    if upload.answer is None and not await engine.uploads.receive(upload, request):
-        arrived = {"Range": f"bytes=0-{upload.size - 1}"} if upload.size else {}
-        return web.Response(status=308, headers=arrived)
+    if upload.answer is None:
+        first, end, total = content_range(request)
+        if first is not None and first <= upload.size:  # beyond a hole, the answer says where to go on
+            await upload.append(window(request.content.iter_any(), upload.size - first, end - first))
+        if upload.size != total:
+            return incomplete(request, upload.size)
 
     def answered() -> dict:
         if upload.answer is None:
             try:
-                upload.answer = _loaded(engine, upload.project, upload.body, upload.path)
+                upload.answer = _loaded(engine, upload)
             except ApiError as exc:
                 upload.answer = exc
         if isinstance(upload.answer, ApiError):

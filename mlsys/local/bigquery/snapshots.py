@@ -51,6 +51,15 @@ class Snapshot:
             messages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if ends[-1] else b""
         return cls(fields, pa.py_buffer(messages), ends, rows)
 
+    def described(self, fields: Schema) -> "Snapshot":
+        """Return the same rows under ``fields`` that say the same types, but other modes or descriptions."""
+        return Snapshot(fields, self._messages, self._ends, self._rows)
+
+    @property
+    def place(self) -> int:
+        """Return what two snapshots have in common that share their rows."""
+        return id(self._messages)
+
     def batches(self, start: int = 0, stop: int | None = None) -> Iterator[pa.RecordBatch]:
         """Yield the rows from ``start`` to ``stop``, without copying them."""
         for message, (low, high) in self._found(start, stop):
@@ -68,7 +77,7 @@ class Snapshot:
         """Yield the messages that hold rows from ``start`` to ``stop``, each with the part of its rows that counts."""
         stop = self.num_rows if stop is None else min(stop, self.num_rows)
         number = bisect_right(self._rows, start) - 1
-        while number < len(self._rows) - 1 and self._rows[number] < stop:
+        while start < stop and number < len(self._rows) - 1 and self._rows[number] < stop:
             (low, high), (first, last) = self._ends[number : number + 2], self._rows[number : number + 2]
             yield self._messages.slice(low, high - low), (max(start, first) - first, min(stop, last) - first)
             number += 1
@@ -95,7 +104,7 @@ class Snapshots:
                 self._kept.popitem(last=False)
 
     def _bytes(self) -> int:
-        unique = {id(kept): kept.nbytes for _, kept in self._kept.values()}  # a result and its sessions share one
+        unique = {kept.place: kept.nbytes for _, kept in self._kept.values()}  # a result and its sessions share one
         return sum(unique.values())
 
     def get(self, name: str) -> Snapshot | None:

@@ -1,6 +1,6 @@
 """GoogleSQL for DuckDB: exact, or refused.
 
-The text is read by sqlglot; every name, type and function is then resolved by `query`, `functions` and `values`, and
+The text is read by `parser`; every name, type and function is then resolved by `query`, `functions` and `values`, and
 only what is in an allow-list comes through. `supported` and `refusals` are made from those same lists.
 
 Dataset and table names keep their case in DuckDB, which compares them without: the catalog is asked first and knows the
@@ -8,61 +8,34 @@ exact names, and the store never keeps two that differ by case alone.
 """
 # ruff: noqa: S608 -- to write SQL is what this module does; every name in it is quoted
 
-import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import ClassVar
 
 import duckdb
-import sqlglot
 from sqlglot import exp
-from sqlglot.dialects.bigquery import BigQuery
-from sqlglot.tokens import Token, TokenType
 
-from mlsys.local.bigquery import functions, query
+from mlsys.local.bigquery import dates, functions, parser, query, signatures, udfs
 from mlsys.local.bigquery import values as v
-from mlsys.local.bigquery.query import Column, Scope, Translator, only, parameter_name
+from mlsys.local.bigquery.query import Translator, parameter_name
+from mlsys.local.bigquery.scope import Column, Scope, label, named, only, path_of
 from mlsys.local.bigquery.statements import (
     AddColumns,
     Catalog,
-    CreateSchema,
-    CreateTable,
-    CreateView,
+    Create,
     Drop,
     Query,
-    Schema,
     Statement,
     TableRef,
     Transaction,
 )  # fmt: skip
-from mlsys.local.bigquery.values import Value, coerced, invalid, quote
+from mlsys.local.bigquery.types import quote, relation, text
+from mlsys.local.bigquery.values import Value, coerced, invalid
 from mlsys.local.errors import ApiError, unsupported
 
-__all__ = ["parameter_name", "prepare", "refusals", "restriction", "runtime_error", "script", "supported"]
-
-
-class _GoogleSQL(BigQuery):
-    """sqlglot's reader of BigQuery's SQL, which leaves function calls as written: `functions` says what they mean."""
-
-    class Parser(BigQuery.Parser):
-        FUNCTIONS: ClassVar = {}
-        FUNCTION_PARSERS: ClassVar = {
-            name: BigQuery.Parser.FUNCTION_PARSERS[name] for name in ("CAST", "SAFE_CAST", "EXTRACT")
-        }
-        NO_PAREN_FUNCTIONS: ClassVar = {}
-        NO_PAREN_FUNCTION_PARSERS: ClassVar = {"CASE": BigQuery.Parser.NO_PAREN_FUNCTION_PARSERS["CASE"]}
-
-        def _parse_column(self) -> exp.Expression | None:
-            return super(BigQuery.Parser, self)._parse_column()  # BigQuery's own splits `a.b`, which is one name
-
-        def _parse_types(self, *args: object, **kwargs: object) -> exp.Expression | None:
-            token, found = self._curr, super()._parse_types(*args, **kwargs)
-            if isinstance(found, exp.DataType) and token:
-                found.meta["written"] = token.text  # sqlglot knows types of other dialects, too
-            return found
+__all__ = ["parameter_name", "prepare", "refusals", "runtime_error", "script", "supported"]
 
 
 def script(
@@ -92,9 +65,7 @@ def script(
     >>> query.sql, query.schema[0]["type"]
     ('SELECT CAST(1 AS BIGINT) AS "n"', 'INTEGER')
     """
-    if len(sql) > _LONGEST:
-        raise invalid("The query is too large. The maximum standard SQL query length is 1024.00K characters")
-    parsed = _parse(sql)
+    parsed = parser.parse(sql)
     if not parsed:
         raise invalid("Syntax error: Unexpected end of statement")
     return _translated(parsed, catalog, project, dataset, parameter_types)
@@ -107,7 +78,7 @@ def _translated(
         translator = Translator(catalog, project, dataset, types)
         handler = _STATEMENTS.get(type(tree), _query if isinstance(tree, exp.Query) else None)
         if handler is None:
-            raise unsupported(query.label(tree))
+            raise unsupported(label(tree))
         try:
             statement = handler(tree, translator, source)
         except RecursionError as error:
@@ -115,101 +86,7 @@ def _translated(
         yield statement
 
 
-_LONGEST, _COLUMNS = 1 << 20, 10_000  # BigQuery's limits
-_TOKENS = {"|>": "pipe syntax", "->": "lambdas", "=>": "named arguments"} | dict.fromkeys(("::", "==", "<=>", "!"))
-_ESCAPES = frozenset("abfnrtv\\'\"`?")
-
-
-def _parse(sql: str) -> list[tuple[str, exp.Expression]]:
-    """Split a script into statements, each with its own text and its tree."""
-    dialect = _GoogleSQL()
-    try:
-        chunks, positions = [[]], itertools.count(1)
-        for token in dialect.tokenize(sql):
-            if token.token_type == TokenType.SEMICOLON:
-                chunks.append([])
-            elif token.token_type == TokenType.PLACEHOLDER:  # the first ? is called @1, and so on
-                where = (token.line, token.col, token.start, token.end)
-                chunks[-1].append(Token(TokenType.PARAMETER, "@", *where))
-                chunks[-1].append(Token(TokenType.VAR, str(next(positions)), *where))
-            else:
-                chunks[-1].append(token)
-        return [(_text(sql, chunk), _tree(dialect, sql, chunk)) for chunk in chunks if chunk]
-    except RecursionError as error:
-        raise unsupported("a statement nested so deeply") from error
-    except (sqlglot.errors.ParseError, sqlglot.errors.TokenError, ValueError) as error:
-        first = error.errors[0] if getattr(error, "errors", None) else None
-        where = f" at [{first['line']}:{first['col']}]" if first else ""
-        what = first["description"] if first else str(error).splitlines()[0]
-        raise invalid(f"Syntax error: {what.rstrip('.')}{where}") from error
-
-
-def _text(sql: str, tokens: list) -> str:
-    return sql[tokens[0].start : tokens[-1].end + 1]
-
-
-def _tree(dialect: BigQuery, sql: str, tokens: list) -> exp.Expression:
-    for before, token in zip([None, *tokens], tokens, strict=False):
-        written, string = sql[token.start : token.end + 1], token.token_type in _STRINGS
-        if written in _TOKENS:
-            if _TOKENS[written]:
-                raise unsupported(_TOKENS[written])
-            raise invalid(f'Syntax error: Unexpected "{written}" at [{token.line}:{token.col}]')
-        if before and string and before.token_type == TokenType.ALIAS and tokens[0].text.upper() != "CREATE":
-            raise invalid(f"Syntax error: Unexpected string literal {written} at [{token.line}:{token.col}]")
-        if before and before.token_type == TokenType.NUMBER and before.end + 1 == token.start and _is_word(written):
-            dashed = sql[before.start - 1] == "-" and _is_word(sql[before.start - 2])  # my-project-1a.d.t
-            if not dashed:
-                raise invalid(
-                    f"Syntax error: Missing whitespace between literal and alias at [{token.line}:{token.col}]"
-                )
-        if token.token_type == TokenType.NOTNULL:
-            raise unsupported("NOTNULL as a name")
-        if token.token_type == TokenType.BYTE_STRING and not written.isascii():
-            raise unsupported("characters other than ASCII in a literal of BYTES")
-        if string and written[:1] not in ("r", "R"):
-            for escape in set(re.findall(r"\\(.)", written, re.DOTALL)) - _ESCAPES:
-                raise unsupported(f"the escape \\{escape} in a string")
-    first = tokens[0].text.upper()
-    if first in _SCRIPTING:
-        raise unsupported(f"scripting ({first})")
-    (tree,) = dialect.parser().parse(tokens, sql)
-    for name in tree.find_all(exp.Identifier):
-        first = not isinstance(name.parent, exp.Dot) and name.arg_key == (_first_part(name.parent) or name.arg_key)
-        if not name.quoted and first and name.name.upper() in _RESERVED:
-            raise invalid(
-                f"Syntax error: Unexpected keyword {name.name.upper()}; put it in backticks to use it as a name"
-            )
-    return tree
-
-
-def _first_part(node: exp.Expression) -> str | None:
-    """Return which part of a dotted name comes first: those after it may be keywords."""
-    parts = ("catalog", "db", "table", "this") if isinstance(node, exp.Column | exp.Table) else ()
-    return next((part for part in parts if node.args.get(part)), None)
-
-
-def _is_word(text: str) -> bool:
-    return text[:1].isalnum() or text[:1] == "_"
-
-
-#: GoogleSQL's reserved keywords, but DEFAULT, which sqlglot takes for a column.
-_RESERVED = frozenset({
-    "ALL", "AND", "ANY", "ARRAY", "AS", "ASC", "ASSERT_ROWS_MODIFIED", "AT", "BETWEEN", "BY", "CASE", "CAST",
-    "COLLATE", "CONTAINS", "CREATE", "CROSS", "CUBE", "CURRENT", "DEFINE", "DESC", "DISTINCT", "ELSE", "END",
-    "ENUM", "ESCAPE", "EXCEPT", "EXCLUDE", "EXISTS", "EXTRACT", "FALSE", "FETCH", "FOLLOWING", "FOR", "FROM",
-    "FULL", "GROUP", "GROUPING", "GROUPS", "HASH", "HAVING", "IF", "IGNORE", "IN", "INNER", "INTERSECT", "INTERVAL",
-    "INTO", "IS", "JOIN", "LATERAL", "LEFT", "LIKE", "LIMIT", "LOOKUP", "MERGE", "NATURAL", "NEW", "NO", "NOT",
-    "NULL", "NULLS", "OF", "ON", "OR", "ORDER", "OUTER", "OVER", "PARTITION", "PRECEDING", "PROTO", "QUALIFY",
-    "RANGE", "RECURSIVE", "RESPECT", "RIGHT", "ROLLUP", "ROWS", "SELECT", "SET", "SOME", "STRUCT", "TABLESAMPLE",
-    "THEN", "TO", "TREAT", "TRUE", "UNBOUNDED", "UNION", "UNNEST", "USING", "WHEN", "WHERE", "WINDOW", "WITH",
-    "WITHIN",
-})  # fmt: skip
-_STRINGS = (TokenType.STRING, TokenType.RAW_STRING, TokenType.BYTE_STRING, TokenType.HEREDOC_STRING)
-_SCRIPTING = frozenset({
-    "DECLARE", "SET", "IF", "LOOP", "WHILE", "REPEAT", "FOR", "CASE", "CALL", "EXECUTE", "RAISE", "RETURN", "BREAK",
-    "CONTINUE", "ASSERT", "EXPORT", "LOAD", "END",
-})  # fmt: skip
+_COLUMNS = 10_000  # BigQuery's limit of a result
 
 
 # --- queries and DML -------------------------------------------------------------------------------------------------
@@ -228,8 +105,19 @@ def _query(tree: exp.Expression, translator: Translator, _: str = "", *, named: 
     if twice := [name for name, _kind in names if seen[name.lower()] > 1]:
         raise invalid(f"Duplicate column names in the result are not supported. Found duplicate(s): {twice[0]}")
     sql = _checked(sql, columns, translator)
-    schema = [kind.rest(name) for name, kind in names]
-    return Query("SELECT", sql, frozenset(translator.parameters), schema, reads=frozenset(translator.reads))
+    schema, reads = [kind.rest(name) for name, kind in names], frozenset(translator.reads)
+    whole = _whole(tree, translator)
+    return Query("SELECT", sql, frozenset(translator.parameters), schema, reads=reads, whole=whole)
+
+
+def _whole(tree: exp.Expression, translator: Translator) -> TableRef | None:
+    """Return the table of which a query is ``SELECT * FROM table``; None when it is anything else, or that a view."""
+    source = tree.args["from_"].this if tree.args.get("from_") else None
+    clauses = {key for key, value in tree.args.items() if value}
+    if clauses != {"expressions", "from_"} or tree.expressions != [exp.Star()] or not isinstance(source, exp.Table):
+        return None
+    (ref,) = translator.reads if len(translator.reads) == 1 else (None,)
+    return ref if ref and not source.args.get("joins") and ref == translator.table(source) else None
 
 
 def _nameless(kind: v.Type) -> bool:
@@ -251,7 +139,7 @@ def _without_nulls(value: Value, name: str) -> str:
     found = _null_inside(value)
     if not found:
         return value.sql
-    message = v.text(f"Array cannot have a null element; error in writing field {name}")
+    message = text(f"Array cannot have a null element; error in writing field {name}")
     return f"CASE WHEN {found} THEN _bq_error({message}) ELSE {value.sql} END"
 
 
@@ -284,7 +172,7 @@ def _fitted(value: Value, column: Column, words: str) -> str:
 def _chosen(nodes: list[exp.Expression], columns: list[Column]) -> list[Column]:
     chosen = []
     for node in nodes:
-        if not (found := query.named(columns, node.name)):
+        if not (found := named(columns, node.name)):
             raise invalid(f"Column {node.name} is not present in the table")
         chosen += found
     return chosen
@@ -298,7 +186,7 @@ def _value(node: exp.Expression, translator: Translator, scope: Scope) -> Value:
 def _insert(tree: exp.Insert, translator: Translator, _: str) -> Query:
     only(tree, "this", "expression", "is_function")
     schema = tree.this if isinstance(tree.this, exp.Schema) else None
-    ref, _sql, scope = translator.stored(schema.this if schema else tree.this)
+    ref, _sql, scope = translator.target(schema.this if schema else tree.this)
     translator.reads.discard(ref)
     chosen = _chosen(schema.expressions, scope.columns) if schema else scope.columns
     if isinstance(tree.expression, exp.Values):
@@ -315,7 +203,7 @@ def _insert(tree: exp.Insert, translator: Translator, _: str) -> Query:
             )
             items.append(_fitted(value, into, words))
         source = f"SELECT {', '.join(items)} FROM ({sql}) AS {quote(translator.fresh('q'))}"
-    return _dml("INSERT", f"INSERT INTO {query.relation(ref)} ({_names(chosen)}) {source}", ref, translator)
+    return _dml("INSERT", f"INSERT INTO {relation(ref)} ({_names(chosen)}) {source}", ref, translator)
 
 
 def _names(columns: list[Column]) -> str:
@@ -338,8 +226,8 @@ def _settings(nodes: list[exp.Expression], columns: list[Column], translator: Tr
     """Translate the assignments of an UPDATE."""
     pairs = []
     for node in nodes:
-        path = query.path_of(node.this)
-        if len(path) > 1 and query.named(columns, path[0]):
+        path = path_of(node.this)
+        if len(path) > 1 and named(columns, path[0]):
             raise unsupported("UPDATE of one field of a STRUCT")
         (column,) = _chosen([node.this], columns)
         value = _value(node.expression, translator, scope)
@@ -350,13 +238,13 @@ def _settings(nodes: list[exp.Expression], columns: list[Column], translator: Tr
 
 def _where(tree: exp.Update | exp.Delete, translator: Translator, scope: Scope) -> str:
     if tree.args.get("where") is None:
-        raise invalid(f"{query.label(tree)} must have a WHERE clause")
+        raise invalid(f"{label(tree)} must have a WHERE clause")
     return translator.boolean(tree.args["where"].this, scope, "WHERE clause")
 
 
 def _update(tree: exp.Update, translator: Translator, _: str) -> Query:
     only(tree, "this", "expressions", "from_", "where")
-    ref, target, scope = translator.stored(tree.this)
+    ref, target, scope = translator.target(tree.this)
     if not (source := tree.args.get("from_")):
         condition = _where(tree, translator, scope)
         settings = _settings(tree.expressions, scope.columns, translator, scope)
@@ -374,19 +262,19 @@ def _update(tree: exp.Update, translator: Translator, _: str) -> Query:
 
 def _delete(tree: exp.Delete, translator: Translator, _: str) -> Query:
     only(tree, "this", "tables", "where")
-    ref, target, scope = translator.stored(tree.this or tree.args["tables"][0])
+    ref, target, scope = translator.target(tree.this or tree.args["tables"][0])
     return _dml("DELETE", f"DELETE FROM {target} WHERE {_where(tree, translator, scope)}", ref, translator)
 
 
 def _truncate(tree: exp.TruncateTable, translator: Translator, _: str) -> Query:
     only(tree, "expressions")
-    ref, target, _scope = translator.stored(tree.expressions[0])
+    ref, target, _scope = translator.target(tree.expressions[0])
     return _dml("TRUNCATE_TABLE", f"DELETE FROM {target}", ref, translator)
 
 
 def _merge(tree: exp.Merge, translator: Translator, _: str) -> Query:
     only(tree, "this", "using", "on", "whens")
-    ref, target, scope = translator.stored(tree.this)
+    ref, target, scope = translator.target(tree.this)
     inner = Scope()
     using = translator.sources(tree.args["using"], (), inner)
     condition = translator.boolean(tree.args["on"], scope | inner, "MERGE ON")
@@ -413,7 +301,7 @@ def _action(then: exp.Expression, scope: Scope, columns: list[Column], translato
     if isinstance(then, exp.Update):
         return f"UPDATE SET {_settings(then.expressions, columns, translator, scope)}"
     if not isinstance(then, exp.Insert):
-        raise unsupported(f"MERGE … THEN {query.label(then)}")
+        raise unsupported(f"MERGE … THEN {label(then)}")
     chosen = _chosen(then.this.expressions, columns) if isinstance(then.this, exp.Tuple) else columns
     if isinstance(then.this, exp.Var) or isinstance(
         then.expression, exp.Var
@@ -435,9 +323,6 @@ def _create(tree: exp.Create, translator: Translator, source: str) -> Statement:
     kind = tree.kind.upper()
     given = tree.args["properties"].expressions if tree.args.get("properties") else []
     flags = {"or_replace": bool(tree.args.get("replace")), "if_not_exists": bool(tree.args.get("exists"))}
-    if kind == "SCHEMA":
-        project, dataset = tree.this.catalog or translator.project, tree.this.db
-        return CreateSchema(project, dataset, flags["if_not_exists"], _properties(given, kind))
     if kind not in ("TABLE", "VIEW"):
         raise unsupported(f"CREATE {kind}")
     schema = tree.this if isinstance(tree.this, exp.Schema) else None
@@ -448,7 +333,8 @@ def _create(tree: exp.Create, translator: Translator, source: str) -> Statement:
             raise unsupported("CREATE VIEW with a column list")
         if made.parameters:
             raise invalid("Query parameters cannot be used in a view")
-        return CreateView(target, _after_as(source), made, **flags, properties=_properties(given, kind))
+        properties = _properties(given, kind)
+        return Create("VIEW", target, made.schema, made, parser.text_after_as(source), **flags, properties=properties)
     columns = [_column(node, translator) for node in schema.expressions] if schema else None
     if columns and made:
         raise unsupported("CREATE TABLE with a column list and AS SELECT")
@@ -458,22 +344,12 @@ def _create(tree: exp.Create, translator: Translator, source: str) -> Statement:
     by_day = [node.this.name for node in given if isinstance(node, exp.PartitionedByProperty) and _is_name(node.this)]
     if any(column["name"] in by_day and column["type"] != "DATE" for column in columns or made.schema):
         raise invalid("PARTITION BY expression must be DATE(<timestamp_column>), a DATE column or a _TRUNC of one")
-    return CreateTable(target, columns or made.schema, made, **flags, properties=properties)
-
-
-def _after_as(source: str) -> str:
-    """Return the text of a view's query."""
-    depth = 0
-    for token in _GoogleSQL().tokenize(source):
-        depth += (token.text == "(") - (token.text == ")")
-        if depth == 0 and token.token_type == TokenType.ALIAS:
-            return source[token.end + 1 :].strip()
-    raise invalid("CREATE VIEW needs AS")
+    return Create("TABLE", target, columns or made.schema, made, **flags, properties=properties)
 
 
 def _column(node: exp.Expression, translator: Translator) -> dict:
     if not isinstance(node, exp.ColumnDef):
-        raise unsupported(f"{query.label(node)} in CREATE TABLE")
+        raise unsupported(f"{label(node)} in CREATE TABLE")
     only(node, "this", "kind", "constraints", "exists")
     column = translator.type(node.kind).rest(node.name)
     for constraint in node.args.get("constraints") or ():
@@ -488,7 +364,7 @@ def _column(node: exp.Expression, translator: Translator) -> dict:
                 raise unsupported(f"column option {min(set(options) - {'description'})}")
             column |= options
         else:
-            raise unsupported(f"{query.label(kind)} of a column")
+            raise unsupported(f"{label(kind)} of a column")
     return column
 
 
@@ -507,7 +383,7 @@ def _constant(node: exp.Expression) -> object:
         return [_constant(item) for item in node.expressions]
     if isinstance(node, exp.Tuple):
         return tuple(_constant(item) for item in node.expressions)
-    raise unsupported(f"{query.label(node)} in OPTIONS")
+    raise unsupported(f"{label(node)} in OPTIONS")
 
 
 def _properties(nodes: list[exp.Expression], kind: str) -> dict:
@@ -518,8 +394,6 @@ def _properties(nodes: list[exp.Expression], kind: str) -> dict:
             found |= _partitioning(node.this)
         elif isinstance(node, exp.ClusterProperty | exp.Cluster):
             found["clustering"] = {"fields": [item.name for item in node.expressions]}
-        elif isinstance(node, exp.LocationProperty):
-            found["location"] = node.this.name
         elif isinstance(node, exp.Property) and isinstance(node.this, exp.Var | exp.Identifier):
             name, value = node.name.lower(), _constant(node.args["value"])
             if name not in _OPTIONS[kind]:
@@ -531,7 +405,7 @@ def _properties(nodes: list[exp.Expression], kind: str) -> dict:
             else:
                 found[_OPTIONS[kind][name]] = dict(value) if name == "labels" else value
         else:
-            raise unsupported(f"CREATE {kind} with {query.label(node)}")
+            raise unsupported(f"CREATE {kind} with {label(node)}")
     if "timePartitioning" in found and "type" not in found["timePartitioning"]:
         raise invalid("partition_expiration_days needs PARTITION BY")
     return found
@@ -539,7 +413,6 @@ def _properties(nodes: list[exp.Expression], kind: str) -> dict:
 
 _COMMON = {"description": "description", "friendly_name": "friendlyName", "labels": "labels"}
 _OPTIONS = {
-    "SCHEMA": _COMMON | {"location": "location", "default_table_expiration_days": "defaultTableExpirationMs"},
     "VIEW": _COMMON | {"expiration_timestamp": "expirationTime"},
     "TABLE": _COMMON
     | {"expiration_timestamp": "expirationTime", "require_partition_filter": "requirePartitionFilter"}
@@ -567,14 +440,11 @@ def _partitioning(node: exp.Expression) -> dict:
 
 
 def _drop(tree: exp.Drop, translator: Translator, _: str) -> Drop:
-    only(tree, "tables", "kind", "exists", "cascade", "restrict")
+    only(tree, "tables", "kind", "exists")
     kind = tree.args["kind"].upper()
-    if kind not in ("TABLE", "VIEW", "SCHEMA") or len(tree.args["tables"]) != 1:
+    if kind not in ("TABLE", "VIEW") or len(tree.args["tables"]) != 1:
         raise unsupported(f"DROP {kind}")
-    node = tree.args["tables"][0]
-    schema = kind == "SCHEMA"
-    target = TableRef(node.catalog or translator.project, node.db, "") if schema else translator.table(node)
-    return Drop(kind, target, bool(tree.args.get("exists")), bool(tree.args.get("cascade")))
+    return Drop(kind, translator.table(tree.args["tables"][0]), bool(tree.args.get("exists")))
 
 
 def _alter(tree: exp.Alter, translator: Translator, _: str) -> AddColumns:
@@ -613,24 +483,14 @@ _STATEMENTS = {
 # --- beside statements -----------------------------------------------------------------------------------------------
 
 
-def restriction(expression: str, schema: Schema) -> str:
-    """Translate a Storage Read ``row_restriction``: a condition over one table's columns, which DuckDB names bare."""
-    (tree, *more) = (tree for _, tree in _parse(f"SELECT 1 FROM t WHERE {expression}"))
-    clauses = {key for key, value in tree.args.items() if value}
-    if more or clauses != {"expressions", "from_", "where"} or len(list(tree.find_all(exp.Query))) > 1:
-        raise ApiError(400, "invalid", f"row_restriction is not one condition: {expression}")
-    columns = [Column(field["name"], Value(quote(field["name"]), v.from_rest(field))) for field in schema]
-    return Translator(None, "", None, {}).boolean(tree.args["where"].this, Scope(columns), "row_restriction")
-
-
 def prepare(connection: duckdb.DuckDBPyConnection) -> None:
     """Set a fresh connection up for what `script` writes: UTC, nothing downloaded, and three functions of our own."""
     connection.execute("SET autoinstall_known_extensions = false; SET autoload_known_extensions = false")
-    connection.execute("SET TimeZone = 'UTC'")
+    connection.execute("SET GLOBAL TimeZone = 'UTC'")  # of every later cursor too
     there = connection.execute(
         "SELECT function_name FROM duckdb_functions() WHERE function_name[:4] = '_bq_'"
     ).fetchall()
-    for name, (function, kinds, result) in functions.OURS.items():
+    for name, (function, kinds, result) in udfs.OURS.items():
         if (name,) not in there:  # they belong to the database, so another connection to it may have brought them
             connection.create_function(name, function, kinds, result, type="arrow", null_handling="special")
 
@@ -669,24 +529,24 @@ def runtime_error(exc: duckdb.Error) -> ApiError:
 
 def supported() -> dict[str, list[str]]:
     """List what `script` translates, from the tables that it goes by."""
-    calls = {*functions.TABLE, *functions.HANDLERS, "ARRAY", "STRUCT", "CAST", "SAFE_CAST", "EXTRACT"}
+    calls = {*signatures.TABLE, *functions.HANDLERS, "ARRAY", "STRUCT", "CAST", "SAFE_CAST", "EXTRACT"}
     operators = {name for name in calls if not re.fullmatch(r"\w{3,}|IF|LN", name)} | {"AND", "NOT", "LIKE", "||", "IN"}
     return {
-        "statements": sorted({"SELECT", *(query.label(kind) for kind in _STATEMENTS if kind is not exp.Command)}),
-        "expressions": sorted(query.label(kind) for kind in query.HANDLERS),
+        "statements": sorted({"SELECT", *(label(kind) for kind in _STATEMENTS if kind is not exp.Command)}),
+        "expressions": sorted(label(kind) for kind in query.HANDLERS),
         "operators": sorted(operators),
         "functions": sorted(calls - operators),
         "casts": [f"{source} to {to}" for source, to in v.CASTS],
-        "date parts": sorted({*functions.EXTRACTS, "WEEK", "WEEK(<weekday>)"}),
-        "format elements": sorted(functions.FORMATS),
-        "parse elements": sorted(functions.PARSES),
+        "date parts": sorted({*dates.EXTRACTS, "WEEK", "WEEK(<weekday>)"}),
+        "format elements": sorted(dates.FORMATS),
+        "parse elements": sorted(dates.PARSES),
     }
 
 
 def refusals() -> dict[str, list[str]]:
     """List what BigQuery has and `script` refuses by name; whatever is in neither list is refused as well."""
     return {
-        "functions": sorted(functions.ABSENT),
-        "scripting": sorted(_SCRIPTING),
-        "syntax": sorted(filter(None, _TOKENS.values())),
+        "functions": sorted(signatures.ABSENT),
+        "scripting": sorted(parser.SCRIPTING),
+        "syntax": sorted(filter(None, parser.TOKENS.values())),
     }

@@ -6,7 +6,7 @@ Schemas are lists of BigQuery's ``TableFieldSchema`` in its REST form (``{"name"
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 Schema = list[dict]
 
@@ -19,11 +19,26 @@ class TableRef(NamedTuple):
     table: str
 
 
+class View(NamedTuple):
+    """A view: its GoogleSQL, and the project and dataset that complete the names in it.
+
+    ``query`` is its translation when it is made. Each query that reads the view translates its text anew.
+    """
+
+    text: str
+    query: "Query | None"
+    project: str
+    dataset: str | None
+
+
 class Catalog(Protocol):
     """What the translation must know about the tables that a statement names."""
 
-    def schema(self, ref: TableRef) -> Schema:
-        """Return the columns of a table or view; raise ``ApiError`` 404 when it is not there."""
+    def source(self, ref: TableRef) -> Schema | View:
+        """Return the columns of a table, or what a view stands for; raise ``ApiError`` 404 when it is not there."""
+
+    def information_schema(self, view: str, project: str, dataset: str) -> list[dict]:
+        """Return the rows of COLUMNS or TABLES by column, times in microseconds."""
 
 
 @dataclass(frozen=True)
@@ -40,52 +55,42 @@ class Query:
     schema: Schema | None = None
     target: TableRef | None = None
     reads: frozenset[TableRef] = frozenset()
+    whole: TableRef | None = None  # set when it is ``SELECT * FROM`` this table or view, and nothing else
 
 
 @dataclass(frozen=True)
-class CreateTable:
-    """``CREATE TABLE``, with columns, from a query, or both. The store builds the table and keeps the metadata."""
+class Create:
+    """``CREATE TABLE``, with columns or from a query, or ``CREATE VIEW``."""
 
+    what: str  # TABLE or VIEW
     target: TableRef
-    schema: Schema | None
+    schema: Schema
     query: Query | None = None
+    text: str = ""  # of a view: the GoogleSQL of its query as the user wrote it
     or_replace: bool = False
     if_not_exists: bool = False
     #: In REST form: ``timePartitioning``, ``rangePartitioning``, ``clustering``, ``description``, ``labels``,
     #: ``friendlyName``, ``expirationTime``, ``requirePartitionFilter``.
     properties: Mapping = field(default_factory=dict)
 
-
-@dataclass(frozen=True)
-class CreateView:
-    """``CREATE VIEW``; ``text`` is the GoogleSQL of its query as the user wrote it."""
-
-    target: TableRef
-    text: str
-    query: Query
-    or_replace: bool = False
-    if_not_exists: bool = False
-    properties: Mapping = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class CreateSchema:
-    """``CREATE SCHEMA``: a dataset."""
-
-    project: str
-    dataset: str
-    if_not_exists: bool = False
-    properties: Mapping = field(default_factory=dict)
+    @property
+    def kind(self) -> str:
+        """Return BigQuery's ``statementType``."""
+        return f"CREATE_{self.what}" + ("_AS_SELECT" if self.query and self.what == "TABLE" else "")
 
 
 @dataclass(frozen=True)
 class Drop:
-    """``DROP TABLE | VIEW | SCHEMA``; for a schema ``target.table`` is empty."""
+    """``DROP TABLE`` or ``DROP VIEW``."""
 
-    what: str  # TABLE, VIEW or SCHEMA
+    what: str  # TABLE or VIEW
     target: TableRef
     if_exists: bool = False
-    cascade: bool = False
+
+    @property
+    def kind(self) -> str:
+        """Return BigQuery's ``statementType``."""
+        return f"DROP_{self.what}"
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,7 @@ class AddColumns:
     target: TableRef
     schema: Schema
     if_not_exists: bool = False
+    kind: ClassVar[str] = "ALTER_TABLE"
 
 
 @dataclass(frozen=True)
@@ -103,5 +109,10 @@ class Transaction:
 
     action: str  # BEGIN, COMMIT or ROLLBACK
 
+    @property
+    def kind(self) -> str:
+        """Return BigQuery's ``statementType``."""
+        return f"{self.action}_TRANSACTION"
 
-Statement = Query | CreateTable | CreateView | CreateSchema | Drop | AddColumns | Transaction
+
+Statement = Query | Create | Drop | AddColumns | Transaction

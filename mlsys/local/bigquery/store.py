@@ -5,10 +5,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import pyarrow as pa
-
 from mlsys.local.bigquery import cells, loads, reads, writes
-from mlsys.local.bigquery.catalog import Database, relation
+from mlsys.local.bigquery.catalog import Database, named_by
 from mlsys.local.bigquery.jobs import ANONYMOUS, Jobs
 from mlsys.local.bigquery.snapshots import Snapshot, Snapshots
 from mlsys.local.bigquery.statements import TableRef
@@ -62,42 +60,19 @@ class Engine:
         if target is None:
             return None
         kept = self.snapshots.get(record["jobReference"]["jobId"])
-        return kept or self.freeze(TableRef(target["projectId"], target["datasetId"], target["tableId"]), [])
+        return kept or self.freeze(named_by(target), [])
 
-    def freeze(self, ref: TableRef, columns: list[str], restriction: str = "") -> Snapshot:
+    def freeze(self, ref: TableRef, columns: list[str]) -> Snapshot:
         """Return the rows of a table or result as they are now; all its columns when ``columns`` is empty."""
-        if ref.dataset == ANONYMOUS:
-            return self._narrowed(self.anonymous(ref), columns, restriction)
-        with self.database.session() as session:
-            schema, etag = reads.readable(session, ref), session.table(ref)["etag"]
-            fields = reads.chosen(schema, columns)
-            # A table that is read again as it was needs no second copy. A restriction may depend on the clock.
-            name = "" if restriction else f"{etag}/{','.join(field['name'] for field in fields)}"
-            if name and (frozen := self.snapshots.get(name)):
-                return frozen
-            frozen = Snapshot.write(
-                self.snapshots.folder, fields, reads.scan(session, relation(ref), schema, fields, restriction)
-            )
-            if name:
-                self.snapshots.add(name, frozen)
-            return frozen
-
-    def _narrowed(self, result: Snapshot, columns: list[str], restriction: str) -> Snapshot:
+        if ref.dataset != ANONYMOUS:
+            with self.database.session() as session:
+                return reads.frozen(session, self.snapshots, ref, columns)
+        result = self.anonymous(ref)
         fields = reads.chosen(result.fields, columns)
-        if fields == result.fields and not restriction:
+        if fields == result.fields:
             return result
-        with self.database.session() as session:
-            session.db.register("_mlsys_result", pa.RecordBatchReader.from_batches(result.schema, result.batches()))
-            scan = reads.scan(session, "_mlsys_result", result.fields, fields, restriction)
-            return Snapshot.write(self.snapshots.folder, fields, scan)
-
-    def page(self, ref: TableRef, columns: list[str], start: int, rows: int) -> tuple[Snapshot, int, str]:
-        """Return some rows of a table, how many it has, and a mark of its state: pages of two states do not mix."""
-        with self.database.session() as session:
-            schema, etag = reads.readable(session, ref), session.table(ref)["etag"]
-            fields = reads.chosen(schema, columns)
-            scan = reads.scan(session, relation(ref), schema, fields, limit=f"LIMIT {rows} OFFSET {start}")
-            return Snapshot.write(self.snapshots.folder, fields, scan), session.size(ref)[0], etag
+        names = [field["name"] for field in fields]
+        return Snapshot.write(self.snapshots.folder, fields, (batch.select(names) for batch in result.batches()))
 
     def insert_all(self, ref: TableRef, body: dict) -> list[dict]:
         """Insert rows as ``tabledata.insertAll`` does; return its ``insertErrors``."""
@@ -107,7 +82,7 @@ class Engine:
             raise ApiError(400, "invalid", "No rows present in the request.")
         ignore, skip = bool(body.get("ignoreUnknownValues")), bool(body.get("skipInvalidRows"))
         with self.database.write() as session:
-            fields = reads.readable(session, ref)
+            fields = reads.readable(session, ref)["schema"]["fields"]
             rows, errors, ids, recent = [], {}, [], self._recent_ids()
             for index, given in enumerate(body["rows"]):
                 try:

@@ -11,16 +11,18 @@ _PAGE = """\
 ## BigQuery's services
 
 Refused by name: types BIGNUMERIC, GEOGRAPHY, INTERVAL, RANGE and parametrised ones; policy tags and default values;
-legacy SQL, sessions, dry runs of scripts, DDL inside a transaction, extract jobs; loads from `gs://`, Avro, ORC, and
-CSV or JSON with autodetection; ingestion-time partition decorators; reads in AVRO, from a past `snapshot_time`, or
-sampled; `requirePartitionFilter` and expiring partitions. Kept as metadata only: clustering and a table's expiration.
-Bytes processed count every column of the tables read, so they are too high rather than too low. Routines, models, row
-access policies and IAM have no route (501).
+legacy SQL, sessions, dry runs of scripts, DDL inside a transaction, copy and extract jobs; loads from `gs://`, Avro,
+ORC, and CSV or JSON with autodetection; partition decorators except of a column's DAY partitions; reads in AVRO, with a
+`row_restriction`, from a past `snapshot_time`, or sampled; `requirePartitionFilter` and expiring partitions. Kept as
+metadata only: clustering and a table's expiration. Bytes processed count every column of the tables read, so they are
+too high rather than too low. Routines, models, row access policies, IAM, the deletion of jobs and updates by PUT have
+no route (501).
 
 ## Cloud Storage
 
 Refused by name: ACLs, IAM, HMAC keys, notifications, retention, lifecycle, soft delete, customer-managed keys, holds,
-the XML API, and every query parameter or header that an operation does not list.
+`customTime`, preconditions on buckets, gzip content decompressed on the way, and every query parameter or header that
+an operation does not list. Batches, compose, updates by PUT and the XML API have no route (501).
 
 # GoogleSQL
 

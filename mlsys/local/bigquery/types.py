@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from mlsys.local.bigquery.statements import Schema
+from mlsys.local.bigquery.statements import Schema, TableRef
 from mlsys.local.errors import ApiError, unsupported
 
 
@@ -49,6 +49,16 @@ _SIGNS = frozenset("&%=+:'<>#|")
 def quote(name: str) -> str:
     """Return ``name`` as a quoted DuckDB identifier."""
     return '"' + name.replace('"', '""') + '"'
+
+
+def text(value: str) -> str:
+    """Return ``value`` as a string literal for DuckDB."""
+    return "'" + value.replace("'", "''") + "'"
+
+
+def relation(ref: TableRef) -> str:
+    """Return the DuckDB name of a table."""
+    return f"{quote(f'{ref.project}.{ref.dataset}')}.{quote(ref.table)}"
 
 
 def normalize(fields: Iterable[dict]) -> Schema:
@@ -182,31 +192,32 @@ def _fits(given: pa.DataType, due: pa.DataType) -> bool:
         return given.num_fields == due.num_fields and all(
             _fits(given.field(i).type, due.field(i).type) for i in range(due.num_fields)
         )
-    if t.is_dictionary(given):
-        return _fits(given.value_type, due)
-    if given.equals(due):
+    if t.is_integer(due) and t.is_decimal(given):
+        return given.scale == 0
+    if t.is_decimal(due) and t.is_integer(given):
         return True
-    if t.is_integer(due):
-        return t.is_integer(given) or (t.is_decimal(given) and given.scale == 0)
-    if t.is_decimal(due):
-        return t.is_decimal(given) or t.is_integer(given)
-    if t.is_timestamp(due):
-        return t.is_timestamp(given) and bool(given.tz) == bool(due.tz)
-    pairs = ((t.is_floating, t.is_floating), (t.is_time, t.is_time), (t.is_date, t.is_date), (_is_text, _is_text))
-    return any(a(given) and b(due) for a, b in (*pairs, (_is_bytes, _is_bytes)))
+    return kind_of(given) == kind_of(due)
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-
-
-def _is_bytes(kind: pa.DataType) -> bool:
-    return (
-        pa.types.is_binary(kind)
-        or pa.types.is_large_binary(kind)
-        or pa.types.is_binary_view(kind)
-        or pa.types.is_fixed_size_binary(kind)
-    )
+def kind_of(arrow: pa.DataType) -> str | None:
+    """Return the BigQuery type that a column of an Arrow type becomes; None when there is none."""
+    t = pa.types
+    if t.is_dictionary(arrow):
+        arrow = arrow.value_type
+    if t.is_decimal(arrow):
+        return "NUMERIC" if arrow.scale <= 9 and arrow.precision - arrow.scale <= 29 else None
+    if t.is_timestamp(arrow):
+        return "TIMESTAMP" if arrow.tz else "DATETIME"
+    tests = {
+        "INTEGER": [t.is_signed_integer, t.is_uint8, t.is_uint16, t.is_uint32, t.is_null],
+        "FLOAT": [t.is_floating],
+        "BOOLEAN": [t.is_boolean],
+        "STRING": [t.is_string, t.is_large_string, t.is_string_view],
+        "BYTES": [t.is_binary, t.is_large_binary, t.is_binary_view, t.is_fixed_size_binary],
+        "DATE": [t.is_date],
+        "TIME": [t.is_time],
+    }
+    return next((kind for kind, likes in tests.items() if any(like(arrow) for like in likes)), None)
 
 
 def without_null_arrays(expression: str, field: dict, depth: int = 0) -> str:
@@ -218,7 +229,7 @@ def without_null_arrays(expression: str, field: dict, depth: int = 0) -> str:
         return filled if inner == item else f"list_transform({filled}, lambda {item}: {inner})"
     if not holds_arrays(field):
         return expression
-    parts = ((f, f"struct_extract({expression}, {_text(f['name'])})") for f in field["fields"])
+    parts = ((f, f"struct_extract({expression}, {text(f['name'])})") for f in field["fields"])
     packed = ", ".join(f"{quote(f['name'])} := {without_null_arrays(part, f, depth)}" for f, part in parts)
     return f"CASE WHEN {expression} IS NULL THEN NULL ELSE struct_pack({packed}) END"
 
@@ -232,10 +243,6 @@ def tidy_columns(fields: Schema) -> str:
     """Return the list of a SELECT that reads ``fields`` without NULL arrays."""
     names = {quote(f["name"]): f for f in fields}
     return ", ".join(f"{without_null_arrays(name, f)} AS {name}" for name, f in names.items())
-
-
-def _text(name: str) -> str:
-    return "'" + name.replace("'", "''") + "'"
 
 
 def total_sizes(fields: Schema) -> str:
@@ -257,7 +264,7 @@ def _size(value: str, field: dict, depth: int = 0) -> str:
     if field["type"] == "RECORD":
         return (
             "("
-            + " + ".join(_size(f"struct_extract({value}, {_text(f['name'])})", f, depth) for f in field["fields"])
+            + " + ".join(_size(f"struct_extract({value}, {text(f['name'])})", f, depth) for f in field["fields"])
             + ")"
         )
     width = SCALARS[field["type"]].width

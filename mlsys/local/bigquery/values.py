@@ -4,26 +4,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from mlsys.local.bigquery.types import SCALARS, quote, text
 from mlsys.local.errors import ApiError, unsupported
 
-#: GoogleSQL's name, REST's name, DuckDB's name.
-_SCALARS = (
-    ("INT64", "INTEGER", "BIGINT"),
-    ("FLOAT64", "FLOAT", "DOUBLE"),
-    ("BOOL", "BOOLEAN", "BOOLEAN"),
-    ("STRING", "STRING", "VARCHAR"),
-    ("BYTES", "BYTES", "BLOB"),
-    ("DATE", "DATE", "DATE"),
-    ("DATETIME", "DATETIME", "TIMESTAMP"),
-    ("TIME", "TIME", "TIME"),
-    ("TIMESTAMP", "TIMESTAMP", "TIMESTAMPTZ"),
-    ("NUMERIC", "NUMERIC", "DECIMAL(38,9)"),
-    ("JSON", "JSON", "JSON"),
-)
-_DUCK = {name: duck for name, _, duck in _SCALARS}
-_REST = {name: rest for name, rest, _ in _SCALARS}
-_FROM_REST = {rest: name for name, rest, _ in _SCALARS} | {name: name for name in _DUCK}
-_FROM_REST |= {"RECORD": "STRUCT", "STRUCT": "STRUCT"}
+_DUCK = {scalar.sql: scalar.duckdb for scalar in SCALARS.values()}
+_REST = {scalar.sql: rest for rest, scalar in SCALARS.items()}
+_FROM_REST = {rest: name for name, rest in _REST.items()} | {name: name for name in (*_DUCK, "STRUCT")}
+_FROM_REST["RECORD"] = "STRUCT"
 
 
 @dataclass(frozen=True)
@@ -91,16 +78,6 @@ def array(element: Type) -> Type:
 def invalid(message: str) -> ApiError:
     """Return BigQuery's answer to a statement that is wrong."""
     return ApiError(400, "invalidQuery", message)
-
-
-def quote(name: str) -> str:
-    """Quote an identifier for DuckDB."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def text(value: str) -> str:
-    """Write a string literal for DuckDB."""
-    return "'" + value.replace("'", "''") + "'"
 
 
 def named(fields: Sequence[tuple[str, Type]]) -> list[tuple[str, Type]]:
@@ -200,6 +177,8 @@ def struct(fields: Sequence[tuple[str, Value]]) -> Value:
 
 
 LONGEST = 4_000_000
+#: When the microseconds of a date or time are BigQuery's; year() counts the years before 1 upwards again.
+SPAN = "BETWEEN -62135596800000000 AND 253402300799999999"
 
 # Casts: {0} is the value. «…» raises what BigQuery would say, and is NULL in SAFE_CAST; refuse(…) stops both.
 _BLANK = r"[ \t\n\v\f\r]"
@@ -217,7 +196,7 @@ def _moment(pattern: str, duck: str, noun: str) -> str:
     bad = f"«'Invalid {noun}: ''' || {{0}} || ''''»"
     other = f"CASE WHEN regexp_matches({{0}}, '^ *[0-9]') THEN refuse('{noun}s written as ' || {{0}}) ELSE {bad} END"
     if noun != "time string":  # DuckDB goes on before the year 1 and after 9999
-        duck = f"CASE WHEN epoch_us({duck}) BETWEEN -62135596800000000 AND 253402300799999999 THEN {duck} END"
+        duck = f"CASE WHEN epoch_us({duck}) {SPAN} THEN {duck} END"
     return _when(pattern, f"coalesce({duck}, {bad})", other)
 
 

@@ -1,16 +1,15 @@
-"""Rows into a table under BigQuery's dispositions: what loads, copies and query destinations have in common."""
+"""Rows into a table under BigQuery's dispositions: what loads and query destinations have in common."""
 
+import re
 from collections.abc import Iterable, Mapping
 
 import pyarrow as pa
 
 from mlsys.local.bigquery import types
-from mlsys.local.bigquery.catalog import PROPERTIES, Session, path_of, relation
+from mlsys.local.bigquery.catalog import PROPERTIES, Session, path_of
 from mlsys.local.bigquery.statements import Schema, TableRef
 from mlsys.local.errors import ApiError, not_found, unsupported
 
-#: Partition type → the decorator's format and its length.
-_DECORATORS = {"HOUR": ("%Y%m%d%H", 10), "DAY": ("%Y%m%d", 8), "MONTH": ("%Y%m", 6), "YEAR": ("%Y", 4)}
 _BATCH = "_mlsys_batch"
 
 
@@ -28,7 +27,7 @@ def prepare(
     Parameters
     ----------
     config
-        The job's ``configuration.load``, ``.query`` or ``.copy``.
+        The job's ``configuration.load`` or ``.query``.
     disposition
         What ``writeDisposition`` is when the job does not say.
     """
@@ -57,14 +56,14 @@ def prepare(
         session.alter(ref, schema)
     if disposition in ("WRITE_TRUNCATE", "WRITE_TRUNCATE_DATA"):
         where = f" WHERE {_in_partition(session.table(ref), partition)}" if partition else ""
-        session.db.execute(f"DELETE FROM {relation(ref)}{where}")  # noqa: S608
+        session.db.execute(f"DELETE FROM {types.relation(ref)}{where}")  # noqa: S608
         session.save(ref, session.table(ref))
 
 
 def _has_rows(session: Session, ref: TableRef, body: dict, partition: str | None) -> bool:
-    if partition is None or not session.size(ref)[0]:
-        return session.size(ref)[0] > 0
-    inside = f"SELECT 1 FROM {relation(ref)} WHERE {_in_partition(body, partition)} LIMIT 1"  # noqa: S608
+    if partition is None or not session.size(body)[0]:
+        return session.size(body)[0] > 0
+    inside = f"SELECT 1 FROM {types.relation(ref)} WHERE {_in_partition(body, partition)} LIMIT 1"  # noqa: S608
     return bool(session.db.execute(inside).fetchall())
 
 
@@ -83,25 +82,13 @@ def _layout(partitioning: Mapping) -> dict:
 
 
 def _in_partition(body: dict, partition: str) -> str:
-    """Return a condition that holds for the rows of one partition."""
-    time_, range_ = body.get("timePartitioning") or {}, body.get("rangePartitioning") or {}
-    column = types.quote(time_.get("field") or range_.get("field") or "")
-    if column == '""':
-        raise unsupported("partition decorators of a table that is not partitioned by a column")
-    if partition == "__NULL__":
-        return f"{column} IS NULL"
-    if time_:
-        pattern, digits = _DECORATORS[time_["type"]]
-        if not (partition.isdecimal() and len(partition) == digits):
-            raise ApiError(
-                400, "invalid", f"Invalid partition id {partition} of a table partitioned by {time_['type']}"
-            )
-        return f"coalesce(strftime({column}, '{pattern}') = '{partition}', false)"
-    start, end, step = (int(range_["range"][key]) for key in ("start", "end", "interval"))
-    if not partition.isdecimal() or int(partition) not in range(start, end, step):
-        raise ApiError(400, "invalid", f"Invalid partition id {partition} for range {start}-{end}, {step}")
-    low = int(partition)
-    return f"coalesce({column} >= {low} AND {column} < {min(low + step, end)}, false)"
+    """Return a condition that holds for the rows of one day's partition."""
+    layout = body.get("timePartitioning") or {}
+    if layout.get("type") != "DAY" or not layout.get("field"):
+        raise unsupported("partition decorators, except of tables that a column partitions by DAY")
+    if not re.fullmatch(r"[0-9]{8}", partition):
+        raise unsupported(f"partition id {partition} of a table partitioned by DAY")
+    return f"coalesce(strftime({types.quote(layout['field'])}, '%Y%m%d') = '{partition}', false)"
 
 
 def insert(
@@ -109,7 +96,7 @@ def insert(
 ) -> tuple[int, int]:
     """Append rows of ``fields`` to a table; return how many and their logical bytes."""
     names = ", ".join(types.quote(f["name"]) for f in fields)
-    append = f"INSERT INTO {relation(ref)} ({names}) SELECT {types.tidy_columns(fields)} FROM {_BATCH}"  # noqa: S608
+    append = f"INSERT INTO {types.relation(ref)} ({names}) SELECT {types.tidy_columns(fields)} FROM {_BATCH}"  # noqa: S608
     sizes = types.total_sizes(fields)
     body, rows, size = session.table(ref), 0, 0
     for batch in batches:
@@ -133,19 +120,10 @@ def _check_inside(session: Session, body: dict, partition: str) -> None:
         raise ApiError(400, "invalid", message)
 
 
-def insert_table(session: Session, ref: TableRef, source: TableRef, fields: Schema) -> int:
-    """Append the rows of another table; return how many."""
-    names = ", ".join(types.quote(f["name"]) for f in fields)
-    copied = f"INSERT INTO {relation(ref)} ({names}) SELECT {names} FROM {relation(source)}"  # noqa: S608
-    ((rows,),) = session.db.execute(copied).fetchall()
-    session.save(ref, session.table(ref))
-    return rows
-
-
 def fill_null_arrays(session: Session, ref: TableRef) -> None:
     """Make NULL arrays that DML wrote empty: BigQuery stores no other."""
     for field in session.table(ref)["schema"]["fields"]:
         if types.holds_arrays(field):
             name = types.quote(field["name"])
             tidy = types.without_null_arrays(name, field)
-            session.db.execute(f"UPDATE {relation(ref)} SET {name} = {tidy} WHERE {tidy} IS DISTINCT FROM {name}")  # noqa: S608
+            session.db.execute(f"UPDATE {types.relation(ref)} SET {name} = {tidy} WHERE {tidy} IS DISTINCT FROM {name}")  # noqa: S608

@@ -4,21 +4,20 @@ Everything streams: pieces gather into batches, one batch is written in a thread
 """
 
 import asyncio
-import contextlib
-import gzip
-import json
 import re
 import uuid
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import BinaryIO
 from urllib.parse import quote
 
-from aiohttp import BodyPartReader, MultipartReader, web
+from aiohttp import web
 
 from mlsys.local.errors import ApiError, unsupported
 from mlsys.local.faults import Fault
 from mlsys.local.http import Routes, take_fault
 from mlsys.local.storage.store import Conditions, Incoming, Key, ObjectStore, Resource
+from mlsys.local.uploads import content_range, incomplete, multipart, read_json, window
 
 STORE: web.AppKey[ObjectStore] = web.AppKey("store", ObjectStore)
 routes = Routes("storage")
@@ -36,7 +35,7 @@ _HARMLESS = {"alt", "fields", "prettyPrint", "projection", "quotaUser", "userPro
 _REFUSED_HEADER = re.compile(r"(?i)x-goog-(copy-source-)?encryption-|if-|x-http-method-override|content-(md5|encoding)")
 _HEADERS = {"cacheControl": "Cache-Control", "contentDisposition": "Content-Disposition", "contentType": "Content-Type"}
 _HEADERS |= {"contentEncoding": "Content-Encoding", "contentLanguage": "Content-Language"}
-_WRITABLE = {*_HEADERS, "customTime", "metadata", "storageClass"}
+_WRITABLE = {*_HEADERS, "metadata", "storageClass"}
 _OUTPUT_ONLY = {"kind", "id", "selfLink", "mediaLink", "name", "bucket", "generation", "metageneration", "etag", "size"}
 _OUTPUT_ONLY |= {"md5Hash", "crc32c", "componentCount", "updated"}
 _OUTPUT_ONLY |= {"timeCreated", "timeDeleted", "timeFinalized", "timeStorageClassUpdated"}
@@ -73,9 +72,6 @@ def object_fields(body: Resource, *, nulls: bool = False) -> Resource:
         raise unsupported(f"object property {wrong[0]}")
     if not all(isinstance(value, str | None) for value in (body.get("metadata") or {}).values()):
         raise ApiError(400, "invalid", "Custom metadata must map strings to strings")
-    moment = body.get("customTime")
-    if moment and not re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", moment):
-        raise ApiError(400, "invalid", f"Invalid customTime: {moment!r} is not an RFC 3339 time")
     return {key: body[key] for key in _WRITABLE if key in body and (nulls or body[key] is not None)}
 
 
@@ -96,17 +92,6 @@ def object_key(bucket: str, name: object) -> Key:
     if not 1 <= size <= 1024 or re.search(r"[\r\n\ud800-\udfff]", text) or text in (".", ".."):
         raise ApiError(400, "invalid", f"Invalid object name: {name!r}")
     return Key(bucket, text)
-
-
-async def read_json(request: web.Request) -> Resource:
-    """Return the JSON object in the body of a request; an empty body is an empty object."""
-    try:
-        body = json.loads(await request.read() or b"{}")
-    except ValueError as error:
-        raise ApiError(400, "parseError", f"Parse Error: {error}") from error
-    if not isinstance(body, dict):
-        raise ApiError(400, "parseError", "Parse Error: the body must be a JSON object")
-    return body
 
 
 # Uploads
@@ -149,25 +134,8 @@ async def _insert(request: web.Request) -> web.StreamResponse:
         return await _start(request)
     if kind != "multipart":
         raise ApiError(400, "invalid", f"uploadType must be media, multipart or resumable, got {kind!r}")
-    with _well_formed():
-        reader = await request.multipart()
-        first = await reader.next()
-        body = json.loads(await first.read()) if isinstance(first, BodyPartReader) else None
-        data = await reader.next()
-        if not isinstance(body, dict) or data is None:
-            raise ValueError("its parts must be a JSON resource and the content")
-    if not isinstance(data, BodyPartReader) or data.headers.get("Content-Transfer-Encoding", "binary") != "binary":
-        raise unsupported("a multipart upload whose content is itself multipart, or encoded for transfer")
-    upload = await _upload(request, body, data.headers.get("Content-Type"))
-    return await _take_whole(request, upload, _content(reader, data))
-
-
-@contextlib.contextmanager
-def _well_formed() -> Iterator[None]:
-    try:
-        yield
-    except (ValueError, AssertionError, LookupError) as error:
-        raise ApiError(400, "invalid", f"Malformed multipart body: {error}") from error
+    body, content_type, pieces = await multipart(request)
+    return await _take_whole(request, await _upload(request, body, content_type), pieces)
 
 
 async def _upload(request: web.Request, body: Resource, content_type: str | None) -> _Upload:
@@ -202,36 +170,23 @@ async def _start(request: web.Request) -> web.StreamResponse:
 async def _take_chunk(request: web.Request) -> web.StreamResponse:
     """Take a chunk of a resumable upload, or say how much of it is here."""
     upload = _session(request)
-    text = request.headers.get("Content-Range", f"bytes 0-*/{request.content_length or upload.size or 0}")
-    match = re.fullmatch(r"bytes (?:([0-9]+)-([0-9]+|\*)|\*)/([0-9]+|\*)", text)
-    if not match:
-        raise ApiError(400, "invalid", f"Invalid Content-Range: {text!r}")
-    if match[2] == "*" and request.content_length is None:
-        raise unsupported("a chunk of which neither Content-Range nor Content-Length says how long it is")
-    total = None if match[3] == "*" else int(match[3])
+    first, end, total = content_range(request, upload.size)
     async with upload.lock:
         incoming = upload.incoming
         if upload.done:
             return web.json_response(with_links(request, upload.done))
         if total is not None and upload.size not in (None, total):
             raise ApiError(400, "invalid", f"X-Upload-Content-Length was {upload.size}, now the size is {total}")
-        if match[1] is not None:
-            first = int(match[1])
+        if first is not None:
             if first > incoming.size:
                 text = f"Invalid request.  According to the Content-Range header, the upload offset is {first} byte(s)"
                 text += f", which exceeds already uploaded size of {incoming.size} byte(s)."
                 return web.Response(status=503, text=text)  # the one error that Google does not send as JSON
-            end = first + request.content_length if match[2] == "*" else int(match[2]) + 1
-            if request.content_length not in (None, end - first):
-                raise ApiError(400, "invalid", f"Content-Length {request.content_length} does not fit {text!r}")
             keep = end if end == total else end // _QUANTUM * _QUANTUM
             pieces = _damaged(request.content.iter_any(), take_fault(request))
-            await _receive(upload, _window(pieces, incoming.size - first, keep - first))
+            await _receive(upload, window(pieces, incoming.size - first, keep - first))
         if incoming.size != total:
-            headers = {"Range": f"bytes=0-{incoming.size - 1}"} if incoming.size else {}
-            if request.headers.get("X-GUploader-No-308") == "yes":  # what Go's client asks for
-                return web.Response(headers=headers | {"X-HTTP-Status-Code-Override": "308"})
-            return web.Response(status=308, reason="Resume Incomplete", headers=headers)
+            return incomplete(request, incoming.size)
         upload.promised |= _hashes(request)
         try:
             return web.json_response(with_links(request, await upload.store.run(upload.commit)))
@@ -283,23 +238,6 @@ async def _receive(upload: _Upload, pieces: AsyncIterator[bytes]) -> None:
         await upload.store.run(upload.incoming.write, batch)
 
 
-async def _content(reader: MultipartReader, part: BodyPartReader) -> AsyncIterator[bytes]:
-    """Yield the bytes of the last part of a multipart body."""
-    with _well_formed():
-        while piece := await part.read_chunk(_BATCH):
-            yield piece
-        if await reader.next() is not None:
-            raise ValueError("it has more than two parts")
-
-
-async def _window(pieces: AsyncIterator[bytes], skip: int, stop: int) -> AsyncIterator[bytes]:
-    """Yield the bytes from ``skip`` up to ``stop``: a client may send again what is here already."""
-    at = 0
-    async for piece in pieces:
-        yield piece[max(0, skip - at) : max(0, stop - at)]
-        at += len(piece)
-
-
 async def _damaged(pieces: AsyncIterator[bytes], fault: Fault | None) -> AsyncIterator[bytes]:
     """Yield the pieces as a bad network delivers them: one bit wrong, or the end missing."""
     async for piece in pieces:
@@ -323,23 +261,14 @@ async def download(request: web.Request) -> web.StreamResponse:
     resource, file = await store.run(store.open, key, conditions_of(request.query))
     with file:
         size, span = int(resource["size"]), _span(request.headers.get("Range", ""), int(resource["size"]))
-        hashes = f"crc32c={resource['crc32c']}" + (f",md5={resource['md5Hash']}" if "md5Hash" in resource else "")
+        hashes = f"crc32c={resource['crc32c']},md5={resource['md5Hash']}"
         headers = {header: resource[key] for key, header in _HEADERS.items() if key in resource}
         headers |= {"Accept-Ranges": "bytes", "ETag": resource["etag"], "X-Goog-Hash": hashes}
         headers |= {f"X-Goog-{key.title()}": resource[key] for key in ("generation", "metageneration")}
         headers |= {"X-Goog-Stored-Content-Length": resource["size"], "X-Goog-Storage-Class": resource["storageClass"]}
         headers["X-Goog-Stored-Content-Encoding"] = resource.get("contentEncoding", "identity")
-        stored = "gzip" in request.headers.get("Accept-Encoding", "") or "no-transform" in headers.get(
-            "Cache-Control", ""
-        )
-        if headers.get("Content-Encoding") == "gzip" and not stored:
-            if file.read(2) != b"\x1f\x8b":
-                raise unsupported("decompressing content that is not gzip, whatever its contentEncoding says")
-            file.seek(0)
-            for header in ("Content-Encoding", "Accept-Ranges"):
-                del headers[header]
-            response = web.StreamResponse(headers=headers | {"Warning": "214 UploadServer gunzipped"})
-            return await _send(request, response, gzip.GzipFile(fileobj=file).read, None)  # whatever range was asked
+        if resource.get("contentEncoding") == "gzip" and "gzip" not in request.headers.get("Accept-Encoding", ""):
+            raise unsupported("gzip content decompressed on the way; accept it as it is (Accept-Encoding: gzip)")
         start, stop = span or (0, size)
         if span:
             if start >= stop:
@@ -348,17 +277,15 @@ async def download(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(status=206 if span else 200, headers=headers)
         response.content_length = stop - start
         file.seek(start)
-        return await _send(request, response, file.read, stop - start)
+        return await _send(request, response, file, stop - start)
 
 
-async def _send(
-    request: web.Request, response: web.StreamResponse, read: Callable[[int], bytes], left: int | None
-) -> web.StreamResponse:
-    """Send what ``read`` gives, up to ``left`` bytes, with the fault that this request suffers."""
+async def _send(request: web.Request, response: web.StreamResponse, file: BinaryIO, left: int) -> web.StreamResponse:
+    """Send ``left`` bytes of a file, with the fault that this request suffers."""
     store, fault = request.app[STORE], take_fault(request)
     await response.prepare(request)
-    while chunk := await store.run(read, _BATCH if left is None else min(_BATCH, left)):
-        left = None if left is None else left - len(chunk)
+    while chunk := await store.run(file.read, min(_BATCH, left)):
+        left -= len(chunk)
         await response.write(fault.damage(chunk) if fault else chunk)
         if fault and fault.kind == "truncate" and request.transport:
             request.transport.close()  # sends what is buffered, then ends

@@ -1,16 +1,11 @@
-"""The Cloud Storage JSON API over an `ObjectStore`: buckets, metadata, listing, copies and batches.
+"""The Cloud Storage JSON API over an `ObjectStore`: buckets, metadata, listing and copies.
 
 Every operation says which parameters it serves; any other is refused by name. Content goes through `media`.
 """
 
-import contextlib
-import email.parser
-import email.policy
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from urllib.parse import parse_qsl, unquote, urlsplit
 
 from aiohttp import web
 
@@ -27,25 +22,24 @@ from mlsys.local.storage.media import (
     number,
     object_fields,
     object_key,
-    read_json,
     routes,
     with_links,
 )
 from mlsys.local.storage.store import Conditions, Key, ObjectStore, Resource, merge_patch
+from mlsys.local.uploads import read_json
 
 __all__ = ["STORE", "routes"]
 
 _BUCKETS = "/storage/v1/b"
 _BUCKET = "/storage/v1/b/{bucket:[^/]+}"
 _TARGET = "/b/{to_bucket:[^/]+}/o/{to_object:[^/]+}"
-_IF_METAGENERATION = {"ifMetagenerationMatch", "ifMetagenerationNotMatch"}
 _BUCKET_WRITABLE = {"location", "storageClass", "labels", "versioning", "iamConfiguration"}
 _BUCKET_OUTPUT_ONLY = {"kind", "id", "name", "projectNumber", "metageneration", "etag", "timeCreated", "updated"}
 
 
 @dataclass(frozen=True)
 class _Call:
-    """One request for metadata, alone or in a batch."""
+    """One request for metadata."""
 
     store: ObjectStore
     path: Mapping[str, str]
@@ -69,11 +63,10 @@ class _Call:
 
 
 _Operation = Callable[[_Call], Resource | None]
-_operations: list[tuple[str, re.Pattern[str], str, set[str], _Operation]] = []
 
 
 def _serve(method: str, path: str, name: str, *served: str) -> Callable[[_Operation], _Operation]:
-    """Serve the decorated function as ``method path``, by itself and in batches."""
+    """Serve the decorated function as ``method path``, with the query's parameters that it understands."""
 
     def register(function: _Operation) -> _Operation:
         async def handler(request: web.Request) -> web.StreamResponse:
@@ -86,8 +79,6 @@ def _serve(method: str, path: str, name: str, *served: str) -> Callable[[_Operat
             return web.json_response(with_links(request, answer)) if answer else web.Response(status=204)
 
         routes.add(method, path, name)(handler)
-        pattern = re.compile(re.sub(r"\{(\w+):([^}]+)\}", r"(?P<\1>\2)", path))
-        _operations.append((method, pattern, name, set(served), function))
         return function
 
     return register
@@ -109,22 +100,22 @@ def _list_buckets(call: _Call) -> Resource:
     return {"kind": "storage#buckets", "items": items[: call.limit], **more}
 
 
-@_serve("GET", _BUCKET, "buckets.get", *_IF_METAGENERATION)
+@_serve("GET", _BUCKET, "buckets.get")
 def _get_bucket(call: _Call) -> Resource:
-    return call.store.bucket(call.path["bucket"], call.conditions)
+    return call.store.bucket(call.path["bucket"])
 
 
-@_serve("PATCH", _BUCKET, "buckets.patch", *_IF_METAGENERATION)
+@_serve("PATCH", _BUCKET, "buckets.patch")
 def _patch_bucket(call: _Call) -> Resource:
     name, patch = call.path["bucket"], _bucket_fields(call)
     if patch.get("location", location := call.store.bucket(name)["location"]) != location:
         raise ApiError(400, "invalid", f"The location of bucket {name} cannot change")
-    return call.store.patch_bucket(name, patch, call.conditions)
+    return call.store.patch_bucket(name, patch)
 
 
-@_serve("DELETE", _BUCKET, "buckets.delete", *_IF_METAGENERATION)
+@_serve("DELETE", _BUCKET, "buckets.delete")
 def _delete_bucket(call: _Call) -> None:
-    call.store.delete_bucket(call.path["bucket"], call.conditions)
+    call.store.delete_bucket(call.path["bucket"])
 
 
 def _bucket_fields(call: _Call) -> Resource:
@@ -145,33 +136,20 @@ def _get_object(call: _Call) -> Resource:
 
 @_serve("PATCH", OBJECT, "objects.patch", *PRECONDITIONS, "generation")
 def _patch_object(call: _Call) -> Resource:
-    return _edit(call, lambda found: merge_patch(found, object_fields(call.body, nulls=True)))
+    patch = object_fields(call.body, nulls=True)
 
+    def patched(found: Resource) -> Resource:
+        new = merge_patch(found, patch)
+        if new.get("storageClass") != found["storageClass"]:
+            raise unsupported("a storage class changed by patch; rewrite the object")
+        return {key: value for key, value in new.items() if value != {}}
 
-@_serve("PUT", OBJECT, "objects.update", *PRECONDITIONS, "generation")
-def _update_object(call: _Call) -> Resource:
-    def replaced(found: Resource) -> Resource:
-        kept = {key: value for key, value in found.items() if key not in object_fields(found)}
-        return {"storageClass": found["storageClass"]} | kept | object_fields(call.body)
-
-    return _edit(call, replaced)
+    return call.store.change(call.key, call.conditions, patched)
 
 
 @_serve("DELETE", OBJECT, "objects.delete", *PRECONDITIONS, "generation")
 def _delete_object(call: _Call) -> None:
     call.store.delete(call.key, call.conditions)
-
-
-def _edit(call: _Call, edit: Callable[[Resource], Resource]) -> Resource:
-    def checked(found: Resource) -> Resource:
-        new = edit(found)
-        if new.get("storageClass") != found["storageClass"]:
-            raise unsupported("a storage class changed by patch; rewrite the object")
-        if found.get("customTime") not in (None, new.get("customTime")):
-            raise unsupported("a customTime that is set already and changes")
-        return {key: value for key, value in new.items() if value != {}}
-
-    return call.store.change(call.key, call.conditions, checked)
 
 
 _COPY = (*PRECONDITIONS, *SOURCE_PRECONDITIONS, "sourceGeneration")
@@ -194,35 +172,6 @@ def _rewrite(call: _Call) -> Resource:
     made = _copy(call)
     sizes = {"totalBytesRewritten": made["size"], "objectSize": made["size"]}
     return {"kind": "storage#rewriteResponse", **sizes, "done": True, "resource": made}
-
-
-@_serve("POST", OBJECT + "/compose", "objects.compose", "ifGenerationMatch", "ifMetagenerationMatch")
-def _compose(call: _Call) -> Resource:
-    sources, fields = call.body.get("sourceObjects") or [], object_fields(call.body.get("destination") or {})
-    if wrong := [key for key in call.body if key not in ("kind", "sourceObjects", "destination")]:
-        raise unsupported(f"{wrong[0]} of storage.objects.compose")
-    check_shape(call.body, {"sourceObjects": list})
-    for source in sources:
-        check_shape(source, {"name": str, "objectPreconditions": dict})
-    if not 1 <= len(sources) <= 32:
-        raise ApiError(400, "invalid", f"The number of source components must be 1 to 32, got {len(sources)}")
-    key, incoming = object_key(call.path["bucket"], call.path["object"]), call.store.incoming()
-    try:
-        with contextlib.ExitStack() as opened:
-            parts = []
-            for source in sources:
-                which = Key(key.bucket, str(source.get("name")), number(source, "generation"))
-                conditions = conditions_of(source.get("objectPreconditions") or {})
-                parts.append(call.store.open(which, conditions, read=False))
-                opened.enter_context(parts[-1][1])
-            for _, file in parts:
-                while piece := file.read(1 << 20):
-                    incoming.write([piece])
-        content = incoming.seal() | {"componentCount": sum(found.get("componentCount", 1) for found, _ in parts)}
-        del content["md5Hash"]
-        return call.store.commit(incoming.path, content, key, fields, call.conditions)
-    finally:
-        incoming.discard()
 
 
 _LIST = {"prefix": "prefix", "delimiter": "delimiter", "startOffset": "start", "endOffset": "end", "pageToken": "token"}
@@ -272,45 +221,3 @@ def glob_matcher(glob: str) -> Callable[[str], bool]:
         return found
 
     return matches
-
-
-# Batches
-
-
-@routes.add("POST", "/batch/storage/v1", "batch")
-async def _batch(request: web.Request) -> web.StreamResponse:
-    head = f"Content-Type: {request.headers.get('Content-Type', '')}\r\n\r\n".encode()
-    message = email.parser.BytesParser(policy=email.policy.HTTP).parsebytes(head + await request.read())
-    parts = list(message.iter_parts()) if message.is_multipart() else []
-    if not 1 <= len(parts) <= 1000:
-        raise ApiError(400, "invalid", f"A batch holds 1 to 1000 calls as multipart/mixed, got {len(parts)}")
-    lines = []
-    for part in parts:
-        try:
-            answer = await _call_in_batch(request, part.get_payload(decode=True) or b"")
-            status, text = (200, json.dumps(with_links(request, answer))) if answer else (204, "")
-        except ApiError as error:
-            status, text = error.code, json.dumps(error.body())
-        name = str(part.get("Content-ID", "")).strip("<>")
-        lines += ["--batch", "Content-Type: application/http", f"Content-ID: <response-{name}>", ""]
-        lines += [f"HTTP/1.1 {status} -", "Content-Type: application/json", f"Content-Length: {len(text)}", "", text]
-    body = "\r\n".join([*lines, "--batch--", ""])
-    return web.Response(text=body, headers={"Content-Type": "multipart/mixed; boundary=batch"})
-
-
-async def _call_in_batch(request: web.Request, raw: bytes) -> Resource | None:
-    head, _, text = raw.replace(b"\r\n", b"\n").partition(b"\n\n")
-    try:
-        first, *headers = head.decode().split("\n")
-        method, target, _ = first.split(" ")
-        body = json.loads(text.strip() or b"{}")
-    except ValueError as error:
-        raise ApiError(400, "parseError", f"Malformed call in a batch: {error}") from error
-    url = urlsplit(target)
-    query = dict(parse_qsl(url.query, keep_blank_values=True))
-    for verb, pattern, name, served, function in _operations:
-        if verb == method and (match := pattern.fullmatch(url.path)):
-            check_request(name, query, [header.partition(":")[0].strip() for header in headers], served)
-            path = {key: unquote(value) for key, value in match.groupdict().items()}
-            return await request.app[STORE].run(function, _Call(request.app[STORE], path, query, body))
-    raise unsupported(f"{method} {url.path} in a batch")

@@ -161,14 +161,12 @@ class ObjectStore:
             raise ApiError(409, "conflict", f"The bucket {name} exists already; bucket names are global.") from None
         return resource
 
-    def bucket(self, name: str, conditions: Conditions | None = None, *, read: bool = True) -> Resource:
+    def bucket(self, name: str) -> Resource:
         """Return a bucket's resource."""
         row = self._one("SELECT resource FROM buckets WHERE name = ?", name)
         if row is None:
             raise ApiError(404, "notFound", f"The specified bucket does not exist: {name}")
-        found = json.loads(row[0])
-        check_conditions(conditions or {}, found, read=read)
-        return found
+        return json.loads(row[0])
 
     def buckets(self, project: str, prefix: str, start: str, limit: int) -> list[Resource]:
         """Return the buckets of a project in order, from the name ``start``."""
@@ -177,17 +175,17 @@ class ObjectStore:
             rows = self._db.execute(query, (project, max(prefix, start), prefix + "\x7f", limit))
             return [json.loads(row[0]) for row in rows]
 
-    def patch_bucket(self, name: str, patch: Resource, conditions: Conditions) -> Resource:
+    def patch_bucket(self, name: str, patch: Resource) -> Resource:
         """Change a bucket's metadata."""
         with self._transaction():
-            resource = _stamped(merge_patch(self.bucket(name, conditions, read=False), patch), _now())
+            resource = _stamped(merge_patch(self.bucket(name), patch), _now())
             self._db.execute("UPDATE buckets SET resource = ? WHERE name = ?", (json.dumps(resource), name))
         return resource
 
-    def delete_bucket(self, name: str, conditions: Conditions) -> None:
+    def delete_bucket(self, name: str) -> None:
         """Delete a bucket that holds no object, not even a noncurrent one."""
         with self._transaction():
-            self.bucket(name, conditions, read=False)
+            self.bucket(name)
             if self._one("SELECT 1 FROM objects WHERE bucket = ? LIMIT 1", name):
                 raise ApiError(409, "conflict", f"The bucket you tried to delete is not empty: {name}")
             self._db.execute("DELETE FROM buckets WHERE name = ?", (name,))
@@ -250,10 +248,10 @@ class ObjectStore:
             self.bucket(key.bucket)
             check_conditions(conditions, self._find(key))
 
-    def open(self, key: Key, conditions: Conditions | None = None, *, read: bool = True) -> tuple[Resource, BinaryIO]:
+    def open(self, key: Key, conditions: Conditions | None = None) -> tuple[Resource, BinaryIO]:
         """Return an object's resource and its content."""
         with self._lock:  # so that no overwrite removes the file in between
-            found = self.get(key, conditions, read=read)
+            found = self.get(key, conditions)
             return found, self._blob(found).open("rb")
 
     def change(self, key: Key, conditions: Conditions, edit: Callable[[Resource], Resource]) -> Resource:
@@ -279,7 +277,7 @@ class ObjectStore:
                 path.hardlink_to(self._blob(source))  # content never changes, so two names may share it
             except OSError:
                 shutil.copyfile(self._blob(source), path)
-        content = {k: source[k] for k in ("size", "crc32c", "md5Hash", "componentCount") if k in source}
+        content = {key: source[key] for key in ("size", "crc32c", "md5Hash")}
         try:
             return self.commit(path, content, key, fields, conditions)
         finally:

@@ -11,7 +11,7 @@ from typing import Literal
 
 type Style = Literal["json", "text"]
 
-_now: dict = {}  # how this process logs, for its children: None of it changes what a library user set up
+_now: dict = {}  # how this process logs, if a command has said so: for `bind`, and for its children
 
 
 class _Context(logging.Filter):
@@ -38,7 +38,7 @@ def configure(style: Style, level: int, **fields: str) -> None:
 def bind(**fields: str) -> None:
     """Add fields to every line from now on, when `configure` was called."""
     if _now:
-        configure(_now["style"], _now["level"], **_now["fields"], **fields)
+        configure(_now["style"], _now["level"], **_now["fields"] | fields)
 
 
 def current() -> Callable[[], None]:

@@ -386,13 +386,13 @@ def _result_of(
         job = next((child for child in children if child.statement_type == "SELECT"), job)
     if job.statement_type not in ("SELECT", None) or job.destination is None:
         return Source(None, [])
-    # The job is done: this asks for the schema and the number of rows, and for no row.
-    rows = job.result(retry=call_retry(), timeout=one_try())
-    where = job.destination
+    # Every result is a table. To ask the job for it would take 120 s where no reply comes, whatever the deadline.
+    where = TableId(job.destination.project, job.destination.dataset_id, job.destination.table_id)
+    result = get_table(client, str(where))
     return Source(
-        TableId(where.project, where.dataset_id, where.table_id),
-        rows.schema,
-        rows.total_rows,
+        where,
+        result.schema,
+        result.num_rows,
         ordered=bool(_ORDER_BY.search(query)),
         max_rows=max_rows,
         columns=columns,

@@ -128,8 +128,16 @@ def run_load(
     """Load a file into a table in one job and return the job. With the same ``job_id`` it is loaded once."""
 
     def start(this_id: str) -> bigquery.LoadJob:
+        # One: the pauses between more, 63 s for six, would come on top of the deadline. After two tries all of it is
+        # sent again, by the retry that knows the deadline.
         return client.load_table_from_file(
-            file, table, rewind=True, job_id=this_id, job_config=config, num_retries=6, timeout=(10.0, one_try())
+            file,
+            table,
+            rewind=True,
+            job_id=this_id,
+            job_config=config,
+            num_retries=1,
+            timeout=(min(10.0, one_try()), one_try()),
         )
 
     # A job that was there before we came belongs to an earlier call under this name: what it failed of may be gone.
@@ -180,7 +188,9 @@ def _location(exc: exceptions.Conflict, job_id: str) -> str | None:
 def _wait[J: Job](job: J, *, inherited: bool) -> J:
     try:
         _until_done(_check_done)(job)
-        job.result(retry=call_retry(), timeout=one_try())  # one short call, as the job has ended
+        # Not result(): for a query it calls once more, and waits 120 s for that reply, whatever it is told.
+        if error := job.exception():
+            raise error
     except exceptions.GoogleAPIError as exc:
         if _is_over(job) and (inherited or _is_worth_repeating(job, exc)):
             logger.warning("job %s failed (%s): trying again", job.job_id, exc)

@@ -191,7 +191,7 @@ class Run:
         if not self.folder.is_published:
             try:
                 newest = self._replace_slices(total)
-            except NotFoundError:  # the staging table: another task was quicker, and has removed it
+            except (NotFoundError, InterruptedRunError):  # another was quicker: the staging table is gone, or new
                 if not self.folder.is_published:
                     raise
         self.folder.publish({"scored": total.scored, "rejected": total.rejected})

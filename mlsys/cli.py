@@ -14,11 +14,12 @@ import typer
 
 from mlsys import cli_registry, logs
 from mlsys.cli_registry import model_names
-from mlsys.errors import AccessError, InterruptedRunError, MlsysError
+from mlsys.errors import AccessError, InterruptedRunError, MlsysError, VerificationError
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from mlsys.models import Verification
     from mlsys.predict import PredictionJob, RunRecord
 
 app = typer.Typer(
@@ -224,6 +225,43 @@ def show(
     else:
         names = [name for name, version in aliases_of(model_name).items() if version == manifest.model_version]
         _print(_manifest_table(manifest, names))
+
+
+@models.command()
+def verify(
+    model_name: Annotated[str | None, typer.Argument(help="Only this model.", autocompletion=model_names)] = None,
+    model_version: Annotated[
+        str | None, typer.Argument(help="Only this version: v1, v2, …, latest or an alias.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Check versions against the registry, load them and replay their golden rows. Ends with 7 when one fails.
+
+    [bold]Example:[/bold] mlsys models verify titanic-survival v1
+    """
+    from mlsys.models import verify_model, verify_models
+
+    one = model_name is not None and model_version is not None
+    found = [verify_model(model_name, model_version)] if one else list(verify_models(model_name))
+    if as_json:
+        typer.echo(_json([verification.as_dict() for verification in found]))
+    else:
+        _show_verifications(found)
+    if not all(verification.ok for verification in found):
+        raise typer.Exit(VerificationError.exit_code)
+
+
+def _show_verifications(found: "list[Verification]") -> None:
+    import pandas as pd
+
+    rows = [(str(v.ref), v.failed or "ok", v.difference) for v in found]
+    _print(rows_table(pd.DataFrame(rows, columns=["version", "ok, or what failed", "what differs"])))
+    golden = [
+        (str(v.ref), d.row, d.column, repr(d.expected), repr(d.found)) for v in found for d in v.golden_differences
+    ]
+    if golden:
+        columns = ["version", "golden row", "output", "expected", "found"]
+        _print(rows_table(pd.DataFrame(golden, columns=columns)))
 
 
 def _manifest_table(manifest: Any, aliases: list[str]) -> Any:

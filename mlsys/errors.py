@@ -62,6 +62,10 @@ class VerificationError(MlsysError, ValueError):
     exit_code = 7
 
 
+class UntrustedError(VerificationError):
+    """A pickle needs code that no model may use. It was not run."""
+
+
 class AlreadyExistsError(MlsysError, FileExistsError):
     """An object or table that must be new is there already."""
 

@@ -17,6 +17,7 @@ Container = Literal["dataframe", "numpy"]
 # What a manifest may hold is what the registry's columns can: an event whose row BigQuery refuses would come forever.
 _Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 _File = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")]  # a name, never a path
+_Global = Annotated[str, StringConstraints(pattern=r"^[\w.]+:[\w.]+$")]
 _Bytes = Annotated[int, Field(ge=0, le=5 << 40)]  # Cloud Storage's limit for one object
 _Rows = Annotated[int, Field(ge=0, lt=1 << 63)]
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -41,7 +42,8 @@ class InputField(_Part):
     ``type`` is BigQuery's (``INT64``, ``STRING`` …), ``dtype`` the pandas dtype that the model was fitted on.
     ``nullable`` tells whether training saw a missing value, and ``missing`` what stood for it.
     ``categories`` are the levels of a categorical column, in order, as JSON writes values of ``type``: numbers, text
-    and booleans as they are, dates and the like as text (see `mlsys.models.signature`).
+    and booleans as they are, dates and the like as text (see `mlsys.models.signature`); ``category_dtype`` is the dtype
+    of the levels.
     """
 
     name: str
@@ -50,6 +52,7 @@ class InputField(_Part):
     nullable: bool
     missing: Literal["nan", "none", "na"] = "nan"
     categories: tuple[Any, ...] | None = None
+    category_dtype: str | None = None
     ordered: bool = False
 
 
@@ -79,9 +82,12 @@ class GoldenRows(_Part):
 
 
 class Manifest(_Part):
-    """Everything that is known about a version when it is saved. Times are UTC."""
+    """Everything that is known about a version when it is saved. Times are UTC.
 
-    format: Literal[1] = 1
+    ``globals`` are the classes and functions that the model's pickle needs, each ``module:name``, in order.
+    """
+
+    format: Literal[1, 2] = 2  # 1 had no globals
     model_name: str
     model_version: str
     created: _Moment
@@ -95,6 +101,7 @@ class Manifest(_Part):
     training_rows: _Rows
     python_version: str
     packages: dict[str, str]
+    globals: Annotated[tuple[_Global, ...], Field(max_length=10_000)] = ()
     golden_rows: GoldenRows
     profile: dict[str, dict[str, Any]] = {}
 

@@ -7,13 +7,17 @@ from pathlib import Path
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field, StringConstraints, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from mlsys.errors import SettingsError
 
 _Bucket = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]$")]
 _Project = Annotated[str, StringConstraints(pattern=r"^([a-z0-9.-]+:)?[a-z][a-z0-9-]{2,28}[a-z0-9]$")]
 _Region = Annotated[str, StringConstraints(pattern=r"^[a-z]+(-[a-z]+[0-9]+)?$")]
+_Package = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+_by_commas = BeforeValidator(
+    lambda value: tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
+)
 
 
 # .env.example writes what only its reader knows as <composer-bucket-dev>: until it is filled in, it is not set.
@@ -41,6 +45,7 @@ class Settings(BaseSettings):
     mlsys_data_dir: Path = Path(".mlsys")
     mlsys_deadline_s: Annotated[float, Field(gt=0)] = 600.0
     mlsys_workers: Annotated[int, Field(ge=1)] | None = None
+    mlsys_model_packages: Annotated[tuple[_Package, ...], NoDecode, _by_commas] = ()
     mlsys_image: str | None = None
     mlsys_git_commit: str | None = None
     gcp_project_id: _Project = "shoufianesys"

@@ -31,6 +31,7 @@ def _environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         for name in Settings.model_fields:
             patch.delenv(name.upper(), raising=False)
         patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)  # processes that tests start import as fast as users' do
+        patch.setenv("MLSYS_MODEL_PACKAGES", "tests")  # tests make models of their own classes
         patch.setenv("MLSYS_DATA_DIR", str(tmp_path_factory.mktemp("twin")))
         get_settings.cache_clear()
         yield

@@ -3,9 +3,12 @@
 import json
 import math
 import threading
-from datetime import UTC, date, datetime, time
+import uuid
+from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
+from pathlib import Path
 
+import joblib
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -21,9 +24,18 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 from sklearn.tree import DecisionTreeClassifier
 
-from mlsys.errors import AccessError, ModelRefError, NotFoundError, SchemaError, VerificationError
-from mlsys.manifest import parse_manifest
-from mlsys.models import load_manifest, load_model, save_model
+from mlsys.errors import (
+    AccessError,
+    EnvironmentMismatchError,
+    ModelRefError,
+    NotFoundError,
+    SchemaError,
+    UntrustedError,
+    VerificationError,
+)
+from mlsys.gcs import gcs_put
+from mlsys.manifest import Artifact, parse_manifest, sha256
+from mlsys.models import environment, load_manifest, load_model, save_model
 from mlsys.models.model import same
 from mlsys.models.signature import (
     from_json_columns,
@@ -33,6 +45,7 @@ from mlsys.models.signature import (
     to_training_frame,
 )
 from mlsys.names import ModelRef
+from mlsys.registry.lookup import wait_for_version
 
 pytestmark = pytest.mark.usefixtures("twin")
 
@@ -201,6 +214,97 @@ def test_manifest_that_was_not_registered_is_refused(model_name, storage_client,
     rewrite(storage_client, settings, ref, "manifest.json", forge)
     with pytest.raises(VerificationError, match=r"the manifest of .*/v1 is not the one that was registered"):
         load_model(model_name)
+
+
+@pytest.fixture(scope="module")
+def manifest():
+    """The manifest of a model that was saved here."""
+    return save_model(classifier(), f"model-{uuid.uuid4().hex[:12]}", FRAME, wait=False).manifest
+
+
+def series(version, change):
+    """Return a version whose major (0), minor (1) or patch number (2) is one higher."""
+    parts = version.split(".")
+    return ".".join([*parts[:change], str(int(parts[change]) + 1), *parts[change + 1 :]])
+
+
+def test_environment_that_trained_a_model_may_run_it(manifest):
+    """Also where only the patch version differs, except scikit-learn's."""
+    environment.check(manifest)
+    here = environment.python_version()
+    packages = manifest.packages | {"pandas": series(manifest.packages["pandas"], 1)}
+    environment.check(manifest.model_copy(update={"python_version": series(here, 2), "packages": packages}))
+
+
+@pytest.mark.parametrize(
+    ("package", "change", "refused"),
+    [("scikit-learn", 2, True), ("scikit-learn", 1, True), ("pandas", 0, True), ("pandas", 1, False),
+     ("numpy", 0, True), ("numpy", 2, False), ("scipy", 0, True), ("pyarrow", 0, True)],
+)  # fmt: skip
+def test_other_package_is_named_with_both_versions(manifest, package, change, refused):
+    """scikit-learn must be the same, the others of the same major version."""
+    here = manifest.packages[package]
+    other = manifest.model_copy(update={"packages": manifest.packages | {package: series(here, change)}})
+    if not refused:
+        environment.check(other)
+        return
+    words = rf"^{manifest.ref} was trained with {package} {series(here, change)}, here {here}: install those versions"
+    with pytest.raises(EnvironmentMismatchError, match=words):
+        environment.check(other)
+
+
+@pytest.mark.parametrize(
+    ("here", "wanted", "refused"),
+    [("0.4.1", "0.4.9", False), ("0.4.1", "0.5.1", True), ("0.4.1", "1.4.1", True), ("1.4.1", "0.4.1", True),
+     ("10.0", "1.0", True), ("2.1.0rc1", "2.0.0", False)],
+)  # fmt: skip
+def test_before_the_first_major_version_minor_ones_count(here, wanted, refused):
+    """A 0.5 may break what 0.4 promised."""
+    assert environment._compatible("anything", wanted, here) is not refused
+
+
+def test_every_difference_of_an_environment_is_in_one_message(manifest):
+    """Python, another version, and what is not installed at all."""
+    packages = {"scikit-learn": "0.24.2", "no-such-package": "1.2.3"}
+    other = manifest.model_copy(update={"python_version": "3.8.10", "packages": manifest.packages | packages})
+    here = manifest.packages["scikit-learn"]
+    words = (
+        rf"trained with Python 3\.8\.10, here {environment.python_version()}; scikit-learn 0\.24\.2, here {here};"
+        r" no-such-package 1\.2\.3, here not installed: install"
+    )
+    with pytest.raises(EnvironmentMismatchError, match=words):
+        environment.check(other)
+
+
+class Touch:
+    """Unpickling this writes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))
+
+
+@pytest.mark.parametrize("change", [{"python_version": "3.8.10"}, {"packages": {"scikit-learn": "0.24.2"}}])
+def test_nothing_is_unpickled_in_another_environment(model_name, settings, tmp_path, manifest, change):
+    """A version that is in order, and registered, but not for this environment."""
+    seen, model_file = tmp_path / "seen", tmp_path / "model.joblib"
+    joblib.dump(Touch(seen), model_file)
+    data = model_file.read_bytes()
+    artifact = Artifact(file="model.joblib", size=len(data), sha256=sha256(data))
+    other = manifest.model_copy(update={"model_name": model_name, "artifacts": (artifact,), **change})
+    gcs_put(data, settings.model_bucket(), other.ref.blob_path("model.joblib"))
+    gcs_put(other.to_json(), settings.model_bucket(), other.ref.blob_path("manifest.json"))
+    wait_for_version(other.ref, manifest_sha256=sha256(other.to_json()))
+    with pytest.raises(EnvironmentMismatchError, match=f"{other.ref} was trained with"):
+        load_model(model_name)
+    assert not seen.exists()
+    with pytest.raises(UntrustedError, match="not recorded when it was saved"):  # there is a second door
+        load_model(model_name, check_environment=False)
+    assert not seen.exists()
+    joblib.load(model_file)
+    assert seen.exists()  # the object does write: it was the checks that stopped it
 
 
 @pytest.mark.parametrize("file", ["manifest.json", "model.joblib"])
@@ -543,6 +647,45 @@ def test_frames_that_cannot_be_described_are_refused(model_name, frame, words):
     """At save, not at the first run."""
     with pytest.raises(SchemaError, match=words):
         save_model(DummyRegressor().fit(np.zeros((len(frame), 1)), range(len(frame))), model_name, frame)
+
+
+@pytest.mark.parametrize(
+    ("column", "words"),
+    [
+        (pd.Series([np.int64(1), None], dtype=object), r"holds int64 like np.int64\(1\), as .* INT64 it would be int:"),
+        (pd.Series([1, 2.5], dtype=object), "holds int like 1, as BigQuery's FLOAT64 it would be float"),
+        (pd.Series([pd.Timestamp("2024-01-01")], dtype=object), "holds Timestamp like .* it would be datetime"),
+        (pd.Series([datetime(2024, 1, 1, tzinfo=timezone(timedelta(hours=2)))], dtype=object), "gives times in UTC"),
+        (pd.Series([time(1, tzinfo=UTC)], dtype=object), "gives times in UTC"),
+        (pd.Series([bytearray(b"a")], dtype=object), "holds bytearray like"),
+        (pd.Series([datetime(2024, 1, 1), pd.NaT], dtype=object), "stands for missing values with NaT: use None"),
+        (pd.Series([Decimal(1), Decimal("nan")], dtype=object), r"missing values with Decimal\('NaN'\)"),
+        (pd.Series([2**70], dtype=object), "mixes types, or has one that BigQuery lacks: .* too large"),
+        (pd.Series(pd.arrays.ArrowExtensionArray(pa.array([1.0, float("nan"), None]))), r"two ways \(na, nan\)"),
+        (pd.Series([Decimal("1.5")], dtype=pd.ArrowDtype(pa.decimal128(5, 2))),
+         r"decimal128\(5, 2\).* could only be read as decimal128\(38, 9\).*: convert it to a plain dtype"),
+        (pd.Series([1], dtype=object).astype(pd.CategoricalDtype(pd.Index([np.int64(1)], dtype=object))), "int64"),
+    ],
+)  # fmt: skip
+def test_columns_that_cannot_be_built_again_are_refused(column, words):
+    """The model would see other values or types at each run than in training."""
+    with pytest.raises(SchemaError, match=f"column 'c' .*{words}"):
+        infer_inputs(pd.DataFrame({"c": column}))
+
+
+@pytest.mark.parametrize(
+    "levels",
+    [pd.Index(["a", "b"], dtype=object), pd.Index(["a", "b"], dtype="string"), pd.Index([1, 2], dtype="Int64"),
+     pd.Index([1, 2], dtype="uint8"), pd.Index([0.5, 1], dtype="float32"), pd.Index([True, False], dtype="boolean")],
+    ids=lambda levels: str(levels.dtype),
+)  # fmt: skip
+def test_levels_keep_their_dtype(levels):
+    """Encoders see the levels, and 1 of Int64 is not treated as 1 of uint8."""
+    frame = pd.DataFrame({"c": pd.Categorical.from_codes([1, 0, -1], dtype=pd.CategoricalDtype(levels, ordered=True))})
+    inputs = infer_inputs(frame)
+    back = to_training_frame(to_bigquery_table(frame, inputs), inputs)
+    pd.testing.assert_frame_equal(back, frame)
+    assert back["c"].dtype.categories.dtype == levels.dtype
 
 
 def test_what_is_no_model_is_refused(model_name):

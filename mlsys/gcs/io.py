@@ -133,8 +133,8 @@ def gcs_get(
     """Return the object that `gcs_put` stored with joblib.
 
     The bytes are verified before they are unpickled. But **unpickling runs code** that whoever wrote the object chose:
-    read only what you would also execute, and give ``sha256`` where you know it. For models, `mlsys.models.load_model`
-    does: it checks the bytes against the manifest and the registry.
+    it trusts whoever may write to the bucket. Read only what you would also execute, and give ``sha256`` where you know
+    it. For models, `mlsys.models.load_model` checks the bytes against the registry, and has an allow-list, too.
 
     Parameters
     ----------

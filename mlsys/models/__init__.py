@@ -2,5 +2,6 @@
 
 from mlsys.models.model import Model
 from mlsys.models.store import load_manifest, load_model, save_model
+from mlsys.models.verify import Verification, verify_model, verify_models
 
-__all__ = ["Model", "load_manifest", "load_model", "save_model"]
+__all__ = ["Model", "Verification", "load_manifest", "load_model", "save_model", "verify_model", "verify_models"]

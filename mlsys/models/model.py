@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 PREDICTION = "prediction"
 PROBABILITY = "prediction_probability"
+GOLDEN_TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True)
@@ -59,21 +60,41 @@ class Model:
         """
         return predict(self.estimator, self.manifest.signature, rows)
 
-    def check_golden_rows(self, *, tolerance: float = 1e-9) -> None:
-        """Raise `VerificationError` unless the model still gives the outputs that it gave when it was saved.
+    def golden_differences(self, *, tolerance: float = GOLDEN_TOLERANCE) -> list["GoldenDifference"]:
+        """Return where the model gives other outputs for its golden rows than when it was saved.
 
         ``tolerance`` is the difference allowed between two numbers, as a share of the larger one or, near zero,
         absolute. NaN equals NaN; anything else must be equal.
         """
         golden, signature = self.manifest.golden_rows, self.manifest.signature
         got = to_json_columns(self.predict(from_json_columns(golden.inputs, signature.inputs)))
-        for name, expected in golden.outputs.items():
-            for row, (was, now) in enumerate(zip(expected, got[name], strict=True)):
-                if not same(was, now, tolerance):
-                    raise VerificationError(
-                        f"{self.ref} gives {name} = {now!r} for golden row {row}, it was {was!r} when it was saved:"
-                        " this environment does not reproduce the model"
-                    )
+        return [
+            GoldenDifference(row, name, was, now)
+            for name, expected in golden.outputs.items()
+            for row, (was, now) in enumerate(zip(expected, got[name], strict=True))
+            if not same(was, now, tolerance)
+        ]
+
+    def check_golden_rows(self, *, tolerance: float = GOLDEN_TOLERANCE) -> None:
+        """Raise `VerificationError`, with expected and found side by side, if there are `golden_differences`."""
+        if differences := self.golden_differences(tolerance=tolerance):
+            raise VerificationError(
+                f"{self.ref} gives other outputs than when it was saved: {'; '.join(map(str, differences))} (tolerance"
+                f" {tolerance:g}): this environment does not reproduce the model"
+            )
+
+
+@dataclass(frozen=True)
+class GoldenDifference:
+    """An output of a golden row, from 0, that is not what it was when the model was saved."""
+
+    row: int
+    column: str
+    expected: Any
+    found: Any
+
+    def __str__(self) -> str:
+        return f"golden row {self.row}: {self.column} expected {self.expected!r}, found {self.found!r}"
 
 
 def predict(estimator: Any, signature: Signature, rows: pa.Table | pa.RecordBatch) -> pa.Table:
@@ -102,7 +123,10 @@ def _transformed(estimator: Any, features: Any) -> tuple[Any, Any]:
 
     if type(estimator) is not Pipeline or len(estimator.steps) < 2 or estimator.steps[-1][1] in (None, "passthrough"):
         return estimator, features
-    return estimator.steps[-1][1], estimator[:-1].transform(features)
+    for _, step in estimator.steps[:-1]:  # estimator[:-1] is refused as not fitted when its last step has no state
+        if step not in (None, "passthrough"):
+            features = step.transform(features)
+    return estimator.steps[-1][1], features
 
 
 def _predicted(estimator: Any, features: Any, rows: int) -> "np.ndarray":
@@ -130,7 +154,9 @@ def _likeliest(estimator: Any, features: Any, shares: "np.ndarray") -> "np.ndarr
     highest = np.partition(shares, -2, axis=1)[:, -2:] if shares.shape[1] > 1 else None
     close = np.flatnonzero(~(np.abs(highest[:, 1] - highest[:, 0]) > _TIE)) if highest is not None else ()
     if len(close):  # which one it is depends on how the scores were rounded: ask
-        labels[close] = estimator.predict(features.iloc[close] if hasattr(features, "iloc") else features[close])
+        from sklearn.utils import _safe_indexing  # takes rows of whatever scikit-learn takes
+
+        labels[close] = estimator.predict(_safe_indexing(features, close))
     return labels
 
 

@@ -4,7 +4,8 @@ A version is claimed by creating its model file, which only one saver can, and c
 Everything that can fail comes before the claim. The number of a version is never used again, not even after its files
 were deleted: the registry remembers it.
 Loading trusts the registry alone: the manifest must have the digest that was registered, the files those of the
-manifest, and only then is anything unpickled.
+manifest, and only then is anything unpickled, and of that only what the manifest lists and `mlsys.models.unpickling`
+lets any model use.
 """
 
 import logging
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlsys import clients
-from mlsys.errors import AlreadyExistsError, NotFoundError, SchemaError, VerificationError
+from mlsys.errors import AlreadyExistsError, NotFoundError, SchemaError, UntrustedError, VerificationError
 from mlsys.gcs import gcs_get_bytes, gcs_get_file, gcs_put
 from mlsys.gcs.io import uploader
 from mlsys.manifest import Artifact, GoldenRows, Manifest, Signature, parse_manifest, sha256
@@ -76,9 +77,12 @@ def save_model(
     SchemaError
         A column, a metric or the estimator cannot be described, the estimator is not fitted, or it would predict
         otherwise on data from BigQuery than on ``X``. Nothing was saved.
+    UntrustedError
+        The model needs a class or function that models may not use: one of a notebook, which nobody else could load, or
+        of a package that ``MLSYS_MODEL_PACKAGES`` does not name. Nothing was saved.
     VerificationError
-        The model does not give the same outputs twice, and nothing was saved; or another manifest than the one that was
-        just written is registered for the version.
+        The model does not give the same outputs again when it is loaded, and nothing was saved; or another manifest
+        than the one that was just written is registered for the version.
     NotFoundError
         The registry did not take notice within a minute.
 
@@ -86,6 +90,8 @@ def save_model(
     --------
     >>> save_model(pipeline, "titanic-survival", X_train, metrics={"accuracy": 0.81})  # doctest: +SKIP
     """
+    from mlsys.models.unpickling import read_back
+
     settings = settings or get_settings()
     check_model_name(model_name)
     frame, container = _as_frame(X, feature_names)
@@ -94,6 +100,7 @@ def save_model(
     with tempfile.TemporaryDirectory() as folder:
         model_file = Path(folder) / MODEL_FILE
         _dump(estimator, model_file)
+        loaded, needed = read_back(model_file, settings.mlsys_model_packages)
         draft = Manifest(
             model_name=model_name,
             model_version="v1",  # until a version is claimed
@@ -108,11 +115,13 @@ def save_model(
             training_rows=len(frame),
             python_version=environment.python_version(),
             packages=environment.packages(estimator),
+            globals=needed,
             golden_rows=_golden_rows(estimator, signature, frame),
             profile=profile(frame),
         )
         draft = parse_manifest(draft.to_json(), draft.ref)  # what a run will read must hold what it will check
-        Model(draft, estimator).check_golden_rows()
+        Model(draft, loaded).check_golden_rows()  # of the file, not of what it was made from
+        del loaded
         ref = _claim(model_file, _next_number(model_name, bucket, client, settings), model_name, bucket, client)
     manifest = draft.model_copy(update={"model_version": ref.version})
     data = manifest.to_json()
@@ -152,6 +161,8 @@ def load_model(
         The registry has no such version, or its files are gone from the bucket.
     VerificationError
         The manifest is not the one that was registered, or a file not the one in the manifest. Nothing was unpickled.
+    UntrustedError
+        The file needs code that was not recorded when it was saved, or that no model may use. That code was not run.
     EnvironmentMismatchError
         Python, scikit-learn or a package that the model needs is of another version here. Nothing was unpickled.
 
@@ -162,14 +173,14 @@ def load_model(
     settings = settings or get_settings()
     registration = find_version(model_name, model_version, settings=settings)
     client = clients.storage_client(settings)
-    manifest = _registered_manifest(registration, client)
+    manifest = registered_manifest(registration, settings, client)
     if check_environment:
         environment.check(manifest)
     with tempfile.TemporaryDirectory() as folder:
-        path = _verified_file(manifest.artifact(MODEL_FILE), registration, Path(folder), client)
-        import joblib
-
-        estimator = joblib.load(path)
+        path = verified_file(
+            manifest.artifact(MODEL_FILE), manifest.ref, registration.bucket_name, Path(folder), client
+        )
+        estimator = unpickled(path, manifest, settings)
     logger.info("loaded %s from %s", manifest.ref, registration.gcs_uri)
     return Model(manifest, estimator)
 
@@ -178,7 +189,7 @@ def load_manifest(model_name: str, model_version: str = LATEST, *, settings: Set
     """Return the manifest of a version as it was registered, without its files; raises as `load_model` does."""
     settings = settings or get_settings()
     registration = find_version(model_name, model_version, settings=settings)
-    return _registered_manifest(registration, clients.storage_client(settings))
+    return registered_manifest(registration, settings, clients.storage_client(settings))
 
 
 def _as_frame(X: Any, feature_names: Sequence[str] | None) -> tuple["pd.DataFrame", str]:  # noqa: N803
@@ -258,8 +269,14 @@ def _numbers(model_name: str, bucket: str, client: "StorageClient") -> list[int]
     return [found[0].number for found in folders if found]
 
 
-def _registered_manifest(registration: Registration, client: "StorageClient") -> Manifest:
-    ref, bucket = registration.ref, registration.bucket_name
+def registered_manifest(registration: Registration, settings: Settings, client: "StorageClient") -> Manifest:
+    """Return the manifest that the registry vouches for, and only that one; raises as `load_manifest` does."""
+    ref, bucket = registration.ref, settings.model_bucket()
+    if registration.gcs_uri != ref.uri(bucket):
+        raise VerificationError(
+            f"{ref} is registered in {registration.gcs_uri}, but models of {settings.env} are in {ref.uri(bucket)}: the"
+            " registry's row was changed"
+        )
     try:
         data = gcs_get_bytes(bucket, ref.blob_path(MANIFEST_FILE), client=client)
     except NotFoundError as exc:
@@ -274,12 +291,13 @@ def _registered_manifest(registration: Registration, client: "StorageClient") ->
     return parse_manifest(data, ref)
 
 
-def _verified_file(artifact: Artifact, registration: Registration, folder: Path, client: "StorageClient") -> Path:
-    path, ref = folder / artifact.file, registration.ref
+def verified_file(artifact: Artifact, ref: ModelRef, bucket: str, folder: Path, client: "StorageClient") -> Path:
+    """Download a file of a version into ``folder`` and return its path, if it is the one that the manifest lists."""
+    path = folder / artifact.file
     try:
-        gcs_get_file(registration.bucket_name, ref.blob_path(artifact.file), path, client=client)
+        gcs_get_file(bucket, ref.blob_path(artifact.file), path, client=client)
     except NotFoundError as exc:
-        raise NotFoundError(f"{artifact.file} of {ref} is gone from {registration.gcs_uri}") from exc
+        raise NotFoundError(f"{artifact.file} of {ref} is gone from {ref.uri(bucket)}") from exc
     size, digest = path.stat().st_size, _file_sha256(path)
     if (size, digest) != (artifact.size, artifact.sha256):
         raise VerificationError(
@@ -287,6 +305,18 @@ def _verified_file(artifact: Artifact, registration: Registration, folder: Path,
             f" {artifact.size} bytes, {artifact.sha256[:12]}…): nothing was loaded"
         )
     return path
+
+
+def unpickled(path: Path, manifest: Manifest, settings: Settings) -> Any:
+    """Return the estimator of a verified file, as far as the manifest and the policy let it; see `load_model`."""
+    if manifest.format == 1:
+        raise UntrustedError(
+            f"{manifest.ref} was saved by an mlsys that did not record what its pickle needs: save the model again"
+        )
+    from mlsys.models.unpickling import read_model
+
+    what = f"{MODEL_FILE} of {manifest.ref}"
+    return read_model(path, manifest.globals, settings.mlsys_model_packages, of=what)
 
 
 def _file_sha256(path: Path) -> str:

@@ -1,6 +1,7 @@
 """Read the registry: one version, or all of them."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +81,15 @@ def list_versions(model_name: str | None = None, *, settings: Settings | None = 
         settings or get_settings(),
         order=_BY_VERSION,
     )
+
+
+def registered_columns(ref: ModelRef, columns: Sequence[str], *, settings: Settings | None = None) -> dict[str, Any]:
+    """Return columns of a version's row as `bq_get` gives them; raise `NotFoundError` when there is no such row."""
+    row = {"where": "model_version = @model_version", "order": "model_version", "model_version": ref.version}
+    frame = select(", ".join(columns), "models", ref.name, settings or get_settings(), **row)
+    if frame.empty:
+        raise NotFoundError(f"{ref} is not in the registry")
+    return {name: frame[name].iloc[0] for name in columns}
 
 
 def wait_for_version(

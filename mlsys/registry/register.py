@@ -133,14 +133,21 @@ def _is_final(exc: "BadRequest") -> bool:
 def _row(event: UploadEvent, env: Environment, manifest: Manifest, data: bytes, blob: "Blob") -> dict[str, Any]:
     return {
         "environment": str(env),
-        "model_name": manifest.model_name,
-        "model_version": manifest.model_version,
         "upload_timestamp": blob.time_created,
-        "file_size": sum(a.size for a in manifest.artifacts),
         "uploader": (blob.metadata or {}).get("uploader"),
         "gcs_uri": manifest.ref.uri(event.bucket),
         "manifest_generation": event.generation,
         "manifest_sha256": sha256(data),
+        **columns_of(manifest),
+    }
+
+
+def columns_of(manifest: Manifest) -> dict[str, Any]:
+    """Return the columns of a version's row that say what its manifest says."""
+    return {
+        "model_name": manifest.model_name,
+        "model_version": manifest.model_version,
+        "file_size": sum(a.size for a in manifest.artifacts),
         "artifacts": [a.model_dump() for a in manifest.artifacts],
         "created_timestamp": manifest.created,
         "creator": manifest.creator,

@@ -368,9 +368,7 @@ def test_a_model_that_raises_on_some_rows(dataset, model_name):
     """Those rows are rejected with what it said; the others are scored."""
     save_model(_Squeamish().fit(ROWS[["x"]]), model_name, ROWS[["x"]].head(200))
     bq_put(ROWS, f"{dataset}.source")
-    job = PredictionJob(
-        model_name, f"{dataset}.source", f"{dataset}.predictions", ("id",), as_of=DAY, max_rejects=0.01
-    )
+    job = PredictionJob(model_name, f"{dataset}.source", f"{dataset}.predictions", ("id",), as_of=DAY, max_rejects=0.01)
     assert pull_predict_push(job).rejected == 2
     rejects = bq_get(f"SELECT id, reason FROM `{job.output_table}_rejects` ORDER BY id")
     assert rejects["id"].tolist() == [398, 399]

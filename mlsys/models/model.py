@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from mlsys.errors import SchemaError, VerificationError
 from mlsys.manifest import Container, InputField, Manifest, OutputField, Signature
+from mlsys.models.categories import each_once
 from mlsys.models.signature import from_json_columns, to_json_columns, to_training_frame
 from mlsys.names import ModelRef
 
@@ -125,7 +126,7 @@ def _transformed(estimator: Any, features: Any) -> tuple[Any, Any]:
         return estimator, features
     for _, step in estimator.steps[:-1]:  # estimator[:-1] is refused as not fitted when its last step has no state
         if step not in (None, "passthrough"):
-            features = step.transform(features)
+            features = each_once(step).transform(features)
     return estimator.steps[-1][1], features
 
 

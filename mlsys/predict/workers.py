@@ -37,7 +37,7 @@ def score_streams(work: Work, streams: Sequence[int], score_part: Score, report:
     with _started([(work, streams[i::processes], score_part, logs.current()) for i in range(1, processes)]) as others:
         with _one_thread():
             ours = _score_in_turn(work, streams[::processes], score_part, lambda rows: report(rows + others.news()))
-        while others.running:
+        while others.are_running():
             report(others.news(wait_s=None))
         return ours + others.counts
 
@@ -61,11 +61,12 @@ def _score_in_turn(work: Work, streams: Sequence[int], score_part: Score, report
 def _started(arguments: Sequence[tuple]) -> Iterator["_Others"]:
     warm_up()
     others = _Others()
+    # The server answers once it has imported everything: until then, this process is scoring already.
+    starting = others.start(arguments)
     try:
-        for given in arguments:
-            others.start(*given)
         yield others
     finally:
+        starting.join()
         others.end()
 
 
@@ -76,8 +77,30 @@ class _Others:
         self.running: dict[Connection, BaseProcess] = {}
         self.counts = Counts()
         self._processes: list[BaseProcess] = []
+        self._failure: BaseException | None = None
 
-    def start(self, *arguments: Any) -> None:
+    def start(self, arguments: Sequence[tuple]) -> threading.Thread:
+        """Start a process for each of ``arguments``, from a thread that is returned."""
+
+        def start_all() -> None:
+            try:
+                for given in arguments:
+                    self._start(*given)
+            except BaseException as exc:  # noqa: BLE001 - told by `are_running`, in the main thread
+                self._failure = exc
+
+        self._starting = threading.Thread(target=start_all, daemon=True)
+        self._starting.start()
+        return self._starting
+
+    def are_running(self) -> bool:
+        """Say whether one of them is still at work; raise what kept them from starting."""
+        self._starting.join()
+        if self._failure is not None:
+            raise self._failure
+        return bool(self.running)
+
+    def _start(self, *arguments: Any) -> None:
         context = multiprocessing.get_context(_STARTS)
         ours, theirs = context.Pipe(duplex=False)
         process = context.Process(target=_main, args=(theirs, *arguments), daemon=True)

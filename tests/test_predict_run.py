@@ -181,10 +181,8 @@ def test_rerun_reads_only_the_days_on_which_the_run_was_scored(job, bigquery_cli
 
 def test_several_processes_score_one_task(job, monkeypatch):
     """Each has streams of its own; what they load is the same as one process would."""
-    from mlsys.predict import run as module
     from mlsys.settings import get_settings
 
-    monkeypatch.setattr(module, "_PROCESS_ROWS", 100)
     monkeypatch.setenv("MLSYS_WORKERS", "3")
     get_settings.cache_clear()
     try:

@@ -61,14 +61,18 @@ class Model:
         """
         return predict(self.estimator, self.manifest.signature, rows)
 
+    def golden_table(self) -> pa.Table:
+        """Return the inputs of the golden rows, as BigQuery would give them."""
+        return from_json_columns(self.manifest.golden_rows.inputs, self.manifest.signature.inputs)
+
     def golden_differences(self, *, tolerance: float = GOLDEN_TOLERANCE) -> list["GoldenDifference"]:
         """Return where the model gives other outputs for its golden rows than when it was saved.
 
         ``tolerance`` is the difference allowed between two numbers, as a share of the larger one or, near zero,
         absolute. NaN equals NaN; anything else must be equal.
         """
-        golden, signature = self.manifest.golden_rows, self.manifest.signature
-        got = to_json_columns(self.predict(from_json_columns(golden.inputs, signature.inputs)))
+        golden = self.manifest.golden_rows
+        got = to_json_columns(self.predict(self.golden_table()))
         return [
             GoldenDifference(row, name, was, now)
             for name, expected in golden.outputs.items()

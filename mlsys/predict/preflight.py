@@ -1,5 +1,6 @@
 """What is checked before anything is spent: the version, its environment, the input, the output, the cost."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -20,6 +21,9 @@ from mlsys.settings import Settings
 if TYPE_CHECKING:
     from google.cloud.bigquery import Client as BigQueryClient
 
+_SAMPLES = (256, 16_384)  # rows; the second for models that are so fast that the first is mostly overhead
+_SLOW_S = 0.02
+
 
 @dataclass(frozen=True)
 class Preflight:
@@ -32,6 +36,7 @@ class Preflight:
     rejects: pa.Schema
     output_exists: bool
     rejects_exist: bool
+    seconds_a_row: float
 
     def lines(self) -> Iterator[tuple[str, str]]:
         """Yield what was found, as pairs of a heading and a text, for a person."""
@@ -102,4 +107,19 @@ def check(job: PredictionJob, source: Input, settings: Settings, client: "BigQue
     predictions, rejects = output_schemas(model, source.schema, job.id_columns)
     exists = output.check(client, job.output_table, predictions)
     rejects_exist = output.check(client, rejects_table(job.output_table), rejects)
-    return Preflight(job, model, source, predictions, rejects, exists, rejects_exist)
+    return Preflight(job, model, source, predictions, rejects, exists, rejects_exist, _seconds_a_row(model))
+
+
+def _seconds_a_row(model: Model) -> float:
+    """Return about how long the model takes for a row, by predicting its golden rows over and over."""
+    golden = model.golden_table()
+    if not golden.num_rows:
+        return _SLOW_S / _SAMPLES[0]
+    for rows in _SAMPLES:
+        sample = pa.concat_tables([golden] * (1 + rows // golden.num_rows)).combine_chunks()
+        started = time.perf_counter()
+        model.predict(sample)
+        seconds = time.perf_counter() - started
+        if seconds > _SLOW_S:
+            break
+    return seconds / sample.num_rows

@@ -37,8 +37,9 @@ from mlsys.settings import Settings, get_settings
 
 logger = logging.getLogger(__name__)
 
-_PROCESS_ROWS = 250_000  # fewer are scored before another process has started
-_PROCESS_BYTES = 10_000_000  # what so many rows of a few columns have
+_PROCESS_SECONDS = 2.0  # what a process takes to start: less work is done before another one can help
+_TRANSFER_SECONDS_A_ROW = 0.6e-6  # reading and writing a row of a few columns
+_WARM_UP_BYTES = 64_000_000  # an input that is likely to be that much work, before the model is known
 _LAST_WORDS = 8.0  # seconds; Cloud Run gives ten between SIGTERM and SIGKILL
 
 
@@ -83,7 +84,7 @@ class Run:
     def _score(self, score_part: Score) -> Counts:
         plan, streams = self.work.plan, self.work.plan.streams_of(self.task.task_index)
         rows = plan.rows.total_rows * len(streams) // max(1, len(plan.rows.streams))
-        processes = min(_workers(self.settings), len(streams), 1 + rows // _PROCESS_ROWS)
+        processes = min(_workers(self.settings), len(streams), 1 + rows // self._process_rows)
         stamp = self.work.stamp
         with rows_bar(f"rows scored by {stamp.model_name} {stamp.model_version}", None) as start:
             return score_streams(self.work, streams, score_part, start(rows), processes)
@@ -98,7 +99,7 @@ class Run:
             if plan is None
             else Input(plan.rows.schema, plan.bytes_processed)
         )
-        if source.bytes_processed > _PROCESS_BYTES and _workers(self.settings) > 1:
+        if source.bytes_processed > _WARM_UP_BYTES and _workers(self.settings) > 1:
             warm_up()  # while this process loads the model
         checked = preflight.check(job, source, self.settings, self.client)
         if plan is None:
@@ -127,7 +128,7 @@ class Run:
         rows = bq_pin(
             job.source,
             streams=(tasks, tasks * _workers(self.settings)),
-            rows_a_stream=_PROCESS_ROWS,
+            rows_a_stream=_process_rows(checked, self.settings),
             parameters=job.parameters,
             columns=list(dict.fromkeys([*job.id_columns, *inputs])),
             max_bytes_billed=job.max_bytes_billed,
@@ -150,7 +151,7 @@ class Run:
     def _prepare(self, checked: Preflight, plan: Plan) -> None:
         target, job_labels = self.job.output_table, self._labels(plan.model_version)
         staging = target.sibling(f"{target.table}__staging_{self.token}")
-        self._rejects_exist = checked.rejects_exist
+        self._rejects_exist, self._process_rows = checked.rejects_exist, _process_rows(checked, self.settings)
         output.create(self.client, target, checked.predictions, job_labels)
         location = output.create_staging(self.client, staging, checked.predictions)
         self.work = Work(
@@ -327,6 +328,13 @@ def _stoppable() -> Iterator[None]:
         ) from None
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _process_rows(checked: Preflight, settings: Settings) -> int:
+    """Return how many rows are worth a process of their own: any, when the number of processes was set on purpose."""
+    if settings.mlsys_workers:
+        return 1
+    return max(1, int(_PROCESS_SECONDS / (checked.seconds_a_row + _TRANSFER_SECONDS_A_ROW)))
 
 
 def _workers(settings: Settings) -> int:

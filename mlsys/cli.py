@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from mlsys.models import Verification
     from mlsys.predict import PredictionJob, RunRecord
 
+logger = logging.getLogger(__name__)
+
 app = typer.Typer(
     help="Take a model from a notebook to scheduled, audited predictions in BigQuery.\n\n"
     "[bold]Example:[/bold] mlsys demo",
@@ -160,8 +162,8 @@ def describe_run(record: "RunRecord") -> str:
     rejected = f" ({record.rejected:,} rows rejected)" if record.rejected else ""
     if not record.published:
         return (
-            f"{record.rows:,} rows scored by this task{rejected}, in {record.seconds:.1f} s; the last task publishes "
-            f"(run {record.run_id})"
+            f"{record.rows:,} rows scored{rejected} in {record.seconds:.1f} s; the last task publishes them, or a "
+            f"later execution has published its own (run {record.run_id})"
         )
     return (
         f"{record.rows:,} predictions{rejected} by {record.model_name} {record.model_version} in {record.output_table},"
@@ -382,7 +384,10 @@ def _run(command: typer.Typer, arguments: list[str] | None) -> None:
         sys.exit(130)
     except Exception as exc:
         if not type(exc).__module__.startswith(("google.", "requests.")):
-            raise
+            if not logs.are_json():
+                raise
+            logger.exception("failed of what mlsys does not know")  # with the traceback, in one line
+            sys.exit(1)
         # What Google's client says is enough: its traceback helps nobody here.
         sys.exit(_fail(exc, _google_code(exc)))
 
@@ -398,5 +403,8 @@ def _google_code(exc: Exception) -> int:
 
 def _fail(exc: Exception, code: int) -> int:
     message = " ".join(str(exc).split())
-    typer.secho(f"mlsys: {message}", err=True, fg=typer.colors.RED)
+    if logs.are_json():
+        logger.error("%s", message)
+    else:
+        typer.secho(f"mlsys: {message}", err=True, fg=typer.colors.RED)
     return code

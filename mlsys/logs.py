@@ -29,16 +29,21 @@ class _Context(logging.Filter):
 def configure(style: Style, level: int, **fields: str) -> None:
     """Send this process's logs to stderr in one style, each line with ``fields``; replaces an earlier call."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.addFilter(_Context(fields))
+    context = _Context(fields)
+    handler.addFilter(context)
     handler.setFormatter(_json() if style == "json" else logging.Formatter("%(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    _now.update(style=style, level=level, fields=fields)
+    _now.update(style=style, level=level, fields=context.fields)
 
 
 def bind(**fields: str) -> None:
     """Add fields to every line from now on, when `configure` was called."""
-    if _now:
-        configure(_now["style"], _now["level"], **_now["fields"] | fields)
+    _now.get("fields", {}).update(fields)
+
+
+def are_json() -> bool:
+    """Say whether this process logs for Cloud Logging."""
+    return _now.get("style") == "json"
 
 
 def current() -> Callable[[], None]:

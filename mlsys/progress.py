@@ -12,7 +12,7 @@ def a_person_watches() -> bool:
     """Say whether standard error is a terminal, or the output of a notebook."""
     shell = sys.modules.get("IPython")
     kernel = shell is not None and hasattr(shell.get_ipython(), "kernel")
-    return kernel or sys.stderr.isatty()
+    return kernel or (sys.stderr is not None and sys.stderr.isatty())
 
 
 @contextmanager

@@ -16,8 +16,17 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from mlsys.bq import bq_get, bq_put
-from mlsys.errors import InterruptedRunError, QueryError, RejectedRowsError, SchemaError, SettingsError
-from mlsys.gcs import gcs_list
+from mlsys.errors import (
+    AccessError,
+    InterruptedRunError,
+    NotFoundError,
+    QueryError,
+    RejectedRowsError,
+    SchemaError,
+    SettingsError,
+    VerificationError,
+)
+from mlsys.gcs import gcs_list, gcs_put
 from mlsys.local.faults import Fault
 from mlsys.models import save_model
 from mlsys.names import run_prefix
@@ -223,6 +232,47 @@ def test_rejected_rows_go_to_a_table_of_their_own(job, bigquery_client):
     assert tables(job, bigquery_client) == {"source", "predictions", "predictions_rejects"}
 
 
+def test_rejects_of_an_older_execution_do_not_stand_beside_newer_rows(job, cloud_run):
+    """Whichever of the two was slow, and whether there was a table of rejects before."""
+    gaps, tolerant = ROWS.assign(x=ROWS["x"].mask(ROWS["id"] < 4)), dataclasses.replace(job, max_rejects=0.01)
+    bq_put(gaps, job.source, "WRITE_TRUNCATE")
+    with cloud_run("old"), open_run(tolerant) as run:
+        run.share_out(predict_part)
+        bq_put(ROWS, job.source, "WRITE_TRUNCATE")
+        with cloud_run("new"):
+            assert pull_predict_push(tolerant).rejected == 0
+    assert not run.record.published
+    assert len(rows(job)) == COUNT
+    assert bq_get(f"{job.output_table}_rejects").empty
+
+
+def test_bookkeeping_that_fails_after_publication_is_no_failed_run(job, twin, cloud_run):
+    """The rows are there: the ledger does not call that a failure without saying so, and the next attempt is done."""
+    twin.faults.add(Fault("storage.objects.insert", "error", status=403, skip=2))  # plan, task, then: published
+    with cloud_run(), pytest.raises(AccessError):
+        pull_predict_push(job)
+    assert len(rows(job)) == COUNT
+    assert ledger(job)[0]["reason"].startswith("ended while its rows were being published")
+    with cloud_run(attempt=1):
+        pull_predict_push(job)
+    assert (ledger(job)[0]["state"], ledger(job)[0]["reason"]) == ("succeeded", None)
+
+
+def test_a_failed_execution_stays_failed_until_a_task_succeeds(job, cloud_run):
+    """Another task that is started again says nothing about the first."""
+    with cloud_run(index=0, count=2), pytest.raises(RuntimeError), open_run(job) as run:
+        run.share_out(_broken)
+    with cloud_run(index=1, count=2, attempt=1):
+        pull_predict_push(job)
+    (entry,) = ledger(job)
+    assert (entry["state"], entry["attempt"]) == ("failed", 1)
+    assert "RuntimeError: broken" in entry["reason"]
+
+
+def _broken(_part):
+    raise RuntimeError("broken")
+
+
 def test_rejects_of_all_tasks_together_count(job, cloud_run):
     """Each task stays below the limit, the run does not."""
     bq_put(ROWS.assign(x=ROWS["x"].mask(ROWS["id"].isin([0, 399]))), job.source, "WRITE_TRUNCATE")
@@ -251,6 +301,46 @@ def test_a_table_that_is_too_large_is_refused_before_it_is_read(job):
         pull_predict_push(dataclasses.replace(job, max_bytes_billed=10))
     (entry,) = ledger(job)
     assert (entry["state"], entry["model_version"]) == ("failed", None)
+
+
+@pytest.mark.parametrize(
+    ("source", "error", "words"),
+    [
+        ("CREATE TABLE `{dataset}.new` AS SELECT * FROM `{source}`", QueryError, "got a CREATE_TABLE_AS_SELECT"),
+        ("DELETE FROM `{source}` WHERE TRUE", QueryError, "got a DELETE statement: nothing was run"),
+        ("SELECT id, 0.5 AS x FROM `{output}`", SchemaError, "reads .*predictions, which the run writes"),
+        ("SELECT * FROM `{source}` WHERE id NOT IN (SELECT id FROM `{output}`)", SchemaError, "find its own rows"),
+        ("{output}", SchemaError, "which the run writes"),
+    ],
+)  # fmt: skip
+def test_a_source_that_changes_tables_or_reads_the_output_is_refused(job, bigquery_client, source, error, words):
+    """It would not be the same run when it is done again."""
+    pull_predict_push(job)
+    dataset = str(job.output_table).rpartition(".")[0]
+    odd = source.format(dataset=dataset, source=job.source, output=job.output_table)
+    with pytest.raises(error, match=words):
+        pull_predict_push(dataclasses.replace(job, source=odd))
+    assert tables(job, bigquery_client) == {"source", "predictions"}
+    assert len(rows(job)) == len(bq_get(job.source)) == COUNT
+
+
+def test_an_output_that_is_no_table_is_refused(job, dataset, bigquery_client):
+    """Before anything is read."""
+    pull_predict_push(job)
+    bq_get(f"CREATE VIEW `{dataset}.seen` AS SELECT * FROM `{job.output_table}`")
+    with pytest.raises(SchemaError, match=r"seen is a VIEW, whose rows cannot be replaced"):
+        pull_predict_push(dataclasses.replace(job, output_table=f"{dataset}.seen"))
+    nowhere = dataclasses.replace(job, output_table="shoufianesys.nowhere.predictions")
+    with pytest.raises(NotFoundError, match=r"dataset shoufianesys\.nowhere is not there"):
+        pull_predict_push(nowhere)
+
+
+def test_a_plan_that_cannot_be_read_is_refused(job, cloud_run, settings):
+    """An image was deployed between two attempts, or somebody tampered."""
+    prefix = run_prefix(job.run_id("local"), "exec-1")
+    gcs_put(b"{}", settings.model_bucket(), f"{prefix}plan.json")
+    with cloud_run(), pytest.raises(VerificationError, match="start a new execution"):
+        pull_predict_push(job)
 
 
 def test_a_renamed_column_is_recognised(job):
@@ -301,6 +391,22 @@ def command(job, **environment):
     )  # fmt: skip
 
 
+def test_sigterm_does_not_wait_for_a_load(job, twin):
+    """A load job may take minutes, SIGKILL comes after ten seconds."""
+    twin.faults.add(Fault("bigquery.jobs.run", "slow", delay_s=40, skip=1))  # the start is noted, then comes a load
+    process = command(job, PART_ROWS="1000")
+    while not twin.faults.hits():
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    started = time.monotonic()
+    process.communicate(timeout=60)
+    assert time.monotonic() - started < 10
+    assert process.returncode == InterruptedRunError.exit_code
+    twin.faults.clear()
+    assert ledger(job)[0]["state"] == "failed"
+
+
 def test_sigterm_ends_cleanly_and_the_next_attempt_goes_on(job, twin):
     """Cloud Run gives ten seconds: nothing is half published, the ledger says so, and so does the exit code."""
     twin.faults.add(Fault("bigqueryread.ReadRows", "slow", delay_s=30))
@@ -348,6 +454,11 @@ def test_logs_on_cloud_run_are_json_with_the_run_in_each_line(job):
     assert {"severity", "message", "time", "logger"} <= lines[0].keys()
     assert {line.get("run_id") for line in lines} == {job.run_id("local")}
     assert any("published" in line["message"] for line in lines)
+    refused = command(job, CLOUD_RUN_JOB="titanic", CLOUD_RUN_EXECUTION="exec-2", ID_COLUMNS="key")
+    _, err = refused.communicate(timeout=60)
+    last = json.loads(err.splitlines()[-1])
+    assert (refused.returncode, last["severity"], last["run_id"]) == (5, "ERROR", job.run_id("local"))
+    assert last["message"] == "no id column key in the source; it has id, x"
 
 
 def test_wide_input_with_odd_names(dataset, model_name):
@@ -370,7 +481,8 @@ def test_a_model_that_raises_on_some_rows(dataset, model_name):
     assert pull_predict_push(job).rejected == 2
     rejects = bq_get(f"SELECT id, reason FROM `{job.output_table}_rejects` ORDER BY id")
     assert rejects["id"].tolist() == [398, 399]
-    assert rejects["reason"].str.startswith("the model raises ValueError: too much: ").all()
+    assert rejects["reason"][0].startswith("the model raises ValueError: too much: ")
+    assert rejects["reason"][1] == "the model raises SystemExit: 0"
     with pytest.raises(RejectedRowsError, match="1 row cannot be scored, 0 tolerated; the first is id 398"):
         pull_predict_push(dataclasses.replace(job, max_rejects=0, as_of=DAY - timedelta(days=1)))
 
@@ -382,6 +494,8 @@ class _Squeamish:
         return self
 
     def predict(self, features):
+        if features["x"].max() > 1.995:
+            sys.exit(0)
         if features["x"].max() > 1.98:
             raise ValueError(f"too much: {features['x'].max()}")
         return features["x"].to_numpy()

@@ -70,6 +70,11 @@ def is_contention(text: str) -> bool:
 
 
 def _no_access(text: str, client: "bigquery.Client", table: TableId | None, *, writes: bool) -> AccessError:
+    if "bigquery.jobs.get" in text:  # a job that another account started, such as an earlier turn of a chain
+        return AccessError(
+            f"no access to a job of another account: the caller needs bigquery.jobs.get on project {client.project},"
+            f" which roles/bigquery.resourceViewer has ({text})"
+        )
     what = table or "what the query reads"
     data = "roles/bigquery.dataEditor on its dataset" if writes else "roles/bigquery.dataViewer on what it reads"
     work = "roles/bigquery.jobUser" if writes else "roles/bigquery.jobUser and roles/bigquery.readSessionUser"

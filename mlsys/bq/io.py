@@ -39,7 +39,7 @@ from mlsys.bq.pinned import PinnedRows
 from mlsys.bq.reading import RowBatches, Source, coalesce, read_all
 from mlsys.bq.schema import arrow_schema, check_names, describe, pandas_dtype
 from mlsys.deadlines import one_try
-from mlsys.errors import SchemaError
+from mlsys.errors import QueryError, SchemaError
 from mlsys.names import TableId
 from mlsys.names import labels as job_labels
 from mlsys.progress import rows_bar
@@ -59,6 +59,8 @@ class DryRun:
 
     bytes_processed: int
     schema: tuple[SchemaField, ...]
+    statement_type: str = "SELECT"
+    referenced_tables: tuple[TableId, ...] = ()
 
     def __str__(self) -> str:
         columns = ", ".join(f"{field.name} {describe(field)}" for field in self.schema) or "no rows"
@@ -194,6 +196,8 @@ def bq_pin(
     path, client = table_of(query), client or _client()
     with explained(client, reads=path or query):
         source = _source(client, path or query, parameters, columns, None, max_bytes_billed, labels, job_id)
+        if source.table is None:  # a statement that returns no rows is no query with an empty result
+            raise QueryError(f"only a query's rows can be read, got {_shorten(query)}")
         return PinnedRows.open(source, read_client or _read_client(), client.project, streams, rows_a_stream)
 
 
@@ -217,7 +221,8 @@ def bq_dry_run(
     with explained(client, reads=table or query):
         sql = _all_rows(table) if table else query
         job = client.query(sql, job_config=config, retry=call_retry(), timeout=one_try())
-    return DryRun(job.total_bytes_processed or 0, tuple(job.schema or ()))
+    tables = tuple(TableId(t.project, t.dataset_id, t.table_id) for t in job.referenced_tables)
+    return DryRun(job.total_bytes_processed or 0, tuple(job.schema or ()), job.statement_type or "SELECT", tables)
 
 
 def bq_put(

@@ -84,7 +84,7 @@ def run_in_turn(
     statement: Callable[[list[bigquery.QueryJob]], tuple[str, list]],
     *,
     token: str,
-) -> bigquery.QueryJob | None:
+) -> bigquery.QueryJob:
     """Run a query after all those that came before it in a chain, while none of the chain is running, and once.
 
     BigQuery lets statements that only insert run side by side, and has no locks. But an id is given once: whoever wants
@@ -104,14 +104,16 @@ def run_in_turn(
     """
     earlier: list[bigquery.QueryJob] = []
 
-    def start(job_id: str) -> bigquery.QueryJob:
+    def start(job_id: str) -> tuple[bigquery.QueryJob, bool]:
         query, parameters = statement(earlier)
         config.query_parameters, config.labels = parameters, {**config.labels, "turn": token}
-        return _start_query(client, query, config, job_id)
+        return _start_or_find(client, job_id, lambda this_id: _start_query(client, query, config, this_id))
 
     def take_turn() -> bigquery.QueryJob:
         while True:
-            job, found = _start_or_find(client, f"{chain}_{next(numbers)}", start)
+            job_id = f"{chain}_{next(numbers)}"
+            there = _find(client, job_id)
+            job, found = (there, True) if there else start(job_id)
             ours = job.labels.get("turn") == token
             if ours:
                 return _wait(job, inherited=found)
@@ -166,7 +168,9 @@ def _repeated[J: Job](attempt: Callable[[], J]) -> J:
     try:
         return _job_retry()(attempt)()
     except exceptions.RetryError as exc:
-        raise exc.cause.__cause__ if isinstance(exc.cause, _Again) else exc from exc
+        if isinstance(exc.cause, _Again):
+            raise exc.cause.__cause__ from exc
+        raise
 
 
 def _start_or_find[J: Job](client: bigquery.Client, job_id: str, start: Callable[[str], J]) -> tuple[J, bool]:
@@ -177,6 +181,14 @@ def _start_or_find[J: Job](client: bigquery.Client, job_id: str, start: Callable
         location = _location(exc, job_id)
         retry = call_retry(_may_be_found)
         return client.get_job(job_id, location=location, retry=retry, timeout=one_try()), True
+
+
+def _find(client: bigquery.Client, job_id: str) -> bigquery.QueryJob | None:
+    """Return a job if it is there, as far as that can be told without knowing its location."""
+    try:
+        return client.get_job(job_id, retry=call_retry(), timeout=one_try())
+    except exceptions.NotFound:
+        return None
 
 
 def _location(exc: exceptions.Conflict, job_id: str) -> str | None:

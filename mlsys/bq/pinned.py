@@ -37,7 +37,7 @@ class PinnedRows:
         least, most = streams
         rows = source.estimated_rows if source.total_rows is None else source.total_rows
         wanted = min(most, max(least, -(-(rows or 0) // rows_a_stream)))
-        session = open_session(source, client, project, max_streams=wanted)
+        session = open_session(source, client, project, max_streams=wanted, min_streams=wanted)
         return cls(
             fields=tuple(source.selected),
             wire_schema=session.arrow_schema.serialized_schema if session else b"",

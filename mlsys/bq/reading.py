@@ -136,7 +136,7 @@ def _watched(batches: Iterator[pa.RecordBatch], advance: Callable[[int], object]
 
 
 def open_session(
-    source: Source, client: "BigQueryReadClient", project: str, *, max_streams: int
+    source: Source, client: "BigQueryReadClient", project: str, *, max_streams: int, min_streams: int = 1
 ) -> "ReadSession | None":
     """Pin the rows as they are now: writers that come later are not seen. None when there is nothing to read."""
     if source.table is None or source.total_rows == 0 or source.max_rows == 0 or not source.fields:
@@ -150,10 +150,14 @@ def open_session(
         data_format=types.DataFormat.ARROW,
         read_options=options,
     )
-    return client.create_read_session(
+    request = types.CreateReadSessionRequest(
         parent=f"projects/{project}",
         read_session=wanted,
         max_stream_count=max_streams,
+        preferred_min_stream_count=min_streams,  # else BigQuery gives a table of some gigabytes a single one
+    )
+    return client.create_read_session(
+        request,
         retry=call_retry(lambda exc: isinstance(exc, _RESUMABLE)),
         timeout=one_try(),
     )

@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from mlsys.errors import InvalidNameError
 from mlsys.names import TableId, check_model_name
 
+_LONGEST_NAME = 1024 - len("__staging_" + "0" * 24 + "_rejects")  # BigQuery's limit is for the longest derived name
+
 
 @dataclass(frozen=True)
 class PredictionJob:
@@ -61,6 +63,10 @@ class PredictionJob:
             raise InvalidNameError(f"id_columns names a column twice, got {', '.join(self.id_columns)}")
         if "$" in self.output_table.table:
             raise InvalidNameError(f"output_table must be a whole table, got the partition {self.output_table}")
+        if len(self.output_table.table) > _LONGEST_NAME:
+            raise InvalidNameError(
+                f"output_table must have a name of at most {_LONGEST_NAME} characters, for its staging"
+            )
         if not 0 <= self.max_rejects <= 1:
             raise InvalidNameError(f"max_rejects is a fraction from 0 to 1, got {self.max_rejects}")
         if self.part_rows < 1:
@@ -77,7 +83,7 @@ class PredictionJob:
     @property
     def is_query(self) -> bool:
         """Whether the source is a query and not a table."""
-        return bool(re.search(r"\s", self.source.strip()))
+        return bool(re.search(r"\s", self.source.strip().strip("`")))
 
     @property
     def parameters(self) -> dict[str, datetime] | None:
@@ -116,11 +122,11 @@ def parse_as_of(text: str) -> datetime:
     """Read an ISO 8601 date or time; one without a zone is UTC. Raise `InvalidNameError` for anything else."""
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError:
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):
         raise InvalidNameError(
             f"as_of must be a date or time like 2026-01-31 or 2026-01-31T06:00Z, got {text!r}"
         ) from None
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 def start_of_day(moment: datetime) -> datetime:

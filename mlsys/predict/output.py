@@ -37,6 +37,7 @@ _DESCRIPTIONS = {
 }
 _TABLE_DESCRIPTION = "Predictions, one row per scored row and run; written by mlsys"
 _REJECTS_DESCRIPTION = "Rows that a run could not score, with the reason; written by mlsys"
+_PARTITIONED_BY = "prediction_timestamp"
 _STAGING_LIFETIME = timedelta(days=1)  # what a killed run leaves behind removes itself
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -63,7 +64,7 @@ def create(client: "BigQueryClient", target: TableId, schema: pa.Schema, labels:
     table = bigquery.Table(str(target), schema=fields(schema))
     table.description = _REJECTS_DESCRIPTION if REASON in schema else _TABLE_DESCRIPTION
     table.labels = {"managed_by": labels["managed_by"], "env": labels["env"]}
-    table.time_partitioning = bigquery.TimePartitioning(bigquery.TimePartitioningType.DAY, field="prediction_timestamp")
+    table.time_partitioning = bigquery.TimePartitioning(bigquery.TimePartitioningType.DAY, field=_PARTITIONED_BY)
     table.clustering_fields = ["model_name", "model_version"]
     with explained(client, writes=target):
         client.create_table(table, exists_ok=True, retry=call_retry(), timeout=one_try())
@@ -94,9 +95,14 @@ def check(client: "BigQueryClient", target: TableId, schema: pa.Schema) -> bool:
     from google.api_core.exceptions import NotFound
 
     try:
-        there = {field.name.lower(): field for field in get_table(client, str(target)).schema}
+        table = get_table(client, str(target))
     except NotFound:
+        with explained(client, writes=target):
+            client.get_dataset(f"{target.project}.{target.dataset}", retry=call_retry(), timeout=one_try())
         return False
+    if table.table_type != "TABLE":
+        raise SchemaError(f"output {target} is a {table.table_type}, whose rows cannot be replaced: name a table")
+    there = {field.name.lower(): field for field in table.schema}
     wanted = {field.name.lower(): field for field in fields(schema)}
     faults = [f"it has no column {name}" for name in wanted if name not in there]
     faults += [
@@ -107,6 +113,8 @@ def check(client: "BigQueryClient", target: TableId, schema: pa.Schema) -> bool:
     faults += [f"it requires {name}" for name, f in there.items() if f.mode == "REQUIRED" and name not in wanted]
     if faults:
         raise SchemaError(f"output table {target} cannot take the predictions: {'; '.join(faults)}. Name another table")
+    if table.time_partitioning is None or table.time_partitioning.field != _PARTITIONED_BY:
+        logger.warning("table %s is not partitioned by %s: each publication reads all of it", target, _PARTITIONED_BY)
     return True
 
 
@@ -124,7 +132,7 @@ def replace_slice(
 
     Executions of one run take turns, so that each finds the rows of the others: two statements that only insert would
     not see each other in BigQuery. The rows to be replaced have the timestamp of an earlier execution; asking for just
-    those timestamps lets BigQuery read no other partition.
+    those timestamps lets BigQuery read no other partition, and the model's name no other clusters.
 
     Parameters
     ----------
@@ -143,7 +151,7 @@ def replace_slice(
         if any(moment > stamp.prediction_timestamp for moment in published):
             raise _Overtaken
         moments = sorted({stamp.prediction_timestamp, *published, *written_before()})
-        return _merge(target, staging, columns, len(moments)), _parameters(stamp.run_id, moments)
+        return _merge(target, staging, columns, len(moments)), _parameters(stamp, moments)
 
     key = hashlib.sha256(f"{target}\n{stamp.run_id}".encode()).hexdigest()[:32]
     micros = str(_micros(stamp.prediction_timestamp))
@@ -166,16 +174,16 @@ def _merge(target: TableId, staging: TableId, columns: Sequence[str], moments: i
     written = ", ".join(f"@moment_{i}" for i in range(moments))
     return f"""
         MERGE {target.sql} AS target USING {staging.sql} AS source ON FALSE
-        WHEN NOT MATCHED BY SOURCE AND target.run_id = @run_id AND target.prediction_timestamp IN ({written})
-          THEN DELETE
+        WHEN NOT MATCHED BY SOURCE AND target.model_name = @model_name AND target.run_id = @run_id
+          AND target.prediction_timestamp IN ({written}) THEN DELETE
         WHEN NOT MATCHED THEN INSERT ({names}) VALUES ({values})"""  # noqa: S608
 
 
-def _parameters(run_id: str, moments: Sequence[datetime]) -> list:
+def _parameters(stamp: Stamp, moments: Sequence[datetime]) -> list:
     from google.cloud.bigquery import ScalarQueryParameter
 
-    run = ScalarQueryParameter("run_id", "STRING", run_id)
-    return [run, *(ScalarQueryParameter(f"moment_{i}", "TIMESTAMP", moment) for i, moment in enumerate(moments))]
+    run = [ScalarQueryParameter(name, "STRING", getattr(stamp, name)) for name in ("model_name", "run_id")]
+    return [*run, *(ScalarQueryParameter(f"moment_{i}", "TIMESTAMP", moment) for i, moment in enumerate(moments))]
 
 
 def _micros(moment: datetime) -> int:

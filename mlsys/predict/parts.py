@@ -6,11 +6,13 @@ often, the staging table gets it once; and a task that is started again asks for
 
 import logging
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, count, islice
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -20,6 +22,7 @@ from mlsys.bq.errors import explained
 from mlsys.bq.jobs import run_load
 from mlsys.bq.loading import Target, load_config, write_file
 from mlsys.deadlines import one_try
+from mlsys.errors import RejectedRowsError
 from mlsys.models import Model
 from mlsys.names import TableId
 from mlsys.predict import output
@@ -90,6 +93,10 @@ def score_stream(work: Work, stream: int, score_part: Score, report: Report, tol
                 break
             report(loaded.rows)
             counts += loaded
+            if counts.rejected > tolerated:  # other streams have rejected as many as the run tolerates
+                raise RejectedRowsError(
+                    f"{counts.rejected} rows of stream {stream} cannot be scored, {tolerated} tolerated"
+                )
             if loaded.rows < work.plan.part_rows:  # only a stream's last part is short
                 return counts
         read_client = clients.read_client(work.settings)
@@ -105,24 +112,37 @@ def score_stream(work: Work, stream: int, score_part: Score, report: Report, tol
     raise AssertionError
 
 
+def _in_background(work: Callable[..., None], *arguments: Any) -> Future:
+    """Call ``work`` in a thread that does not keep a process alive that is told to end."""
+    future: Future = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work(*arguments))
+        except BaseException as exc:  # noqa: BLE001 - whoever waits is told
+            future.set_exception(exc)
+
+    threading.Thread(target=run, name="load", daemon=True).start()
+    return future
+
+
 class _Loader:
     """Loads the parts of a stream, one while the next is being scored."""
 
     def __init__(self, work: Work, stream: int, client: "BigQueryClient") -> None:
         self._work, self._client = work, client
         self._name = f"mlsys_part_{work.token}_{stream}"
-        self._thread = ThreadPoolExecutor(1, "load")
         self._pending: Future | None = None
 
     def __enter__(self) -> "_Loader":
         return self
 
-    def __exit__(self, kind: type | None, *_: object) -> None:
-        try:
-            if kind is None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._settle()
+        elif issubclass(kind, Exception):  # what is written is loaded, whatever came after; SIGTERM does not wait
+            with suppress(Exception):
                 self._settle()
-        finally:
-            self._thread.shutdown()  # what is written is loaded, whatever came after
 
     def find(self, number: int) -> Counts | None:
         """Return what a part came to that was loaded before; None for one that was not."""
@@ -152,7 +172,7 @@ class _Loader:
         except BaseException:
             file.close()
             raise
-        self._pending = self._thread.submit(self._send, number, file, rejects)
+        self._pending = _in_background(self._send, number, file, rejects)
         return counts
 
     def _write(self, file: IO[bytes], part: Part, report: Report) -> tuple[Counts, list[pa.Table]]:

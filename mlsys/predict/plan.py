@@ -6,13 +6,12 @@ task that is started again finds what was decided and what is done.
 
 import json
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
 
 from mlsys.bq import PinnedRows
-from mlsys.errors import AlreadyExistsError
+from mlsys.errors import AccessError, AlreadyExistsError, VerificationError
 from mlsys.gcs import gcs_get_bytes, gcs_list, gcs_put
 from mlsys.names import run_prefix
 
@@ -73,9 +72,14 @@ class Plan:
     @classmethod
     def from_json(cls, data: bytes) -> Self:
         """Read what `to_json` returned."""
-        plain = json.loads(data)
-        moment = datetime.fromisoformat(plain["prediction_timestamp"])
-        return cls(**plain | {"prediction_timestamp": moment, "rows": PinnedRows.from_json(plain["rows"])})
+        try:
+            plain = json.loads(data)
+            moment = datetime.fromisoformat(plain["prediction_timestamp"])
+            return cls(**plain | {"prediction_timestamp": moment, "rows": PinnedRows.from_json(plain["rows"])})
+        except (KeyError, TypeError, ValueError) as exc:
+            raise VerificationError(
+                f"the plan of this execution cannot be read ({exc}), or is of another mlsys: start a new execution"
+            ) from exc
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,11 @@ class RunFolder:
         return gcs_get_bytes(self.bucket_name, self.prefix + name, progress=False, client=self.client)
 
     def _create(self, name: str, data: bytes) -> None:
-        with suppress(AlreadyExistsError):  # the first one holds
+        try:
             gcs_put(data, self.bucket_name, self.prefix + name, create_only=True, content_type="application/json",
                     progress=False, client=self.client)  # fmt: skip
+        except AlreadyExistsError:
+            pass  # the first one holds
+        except AccessError:  # who may create objects, but not replace them, can be told so instead
+            if name not in self._there():
+                raise

@@ -10,6 +10,7 @@ import pyarrow as pa
 from mlsys.bq import arrow_schema, bq_dry_run
 from mlsys.bq.calls import get_table
 from mlsys.bq.errors import explained, over_the_cap
+from mlsys.errors import QueryError, SchemaError
 from mlsys.models import Model, load_model
 from mlsys.models.signature import bigquery_type, check_columns
 from mlsys.names import TableId, labels, rejects_table
@@ -35,7 +36,6 @@ class Preflight:
     predictions: pa.Schema
     rejects: pa.Schema
     output_exists: bool
-    rejects_exist: bool
     seconds_a_row: float
 
     def lines(self) -> Iterator[tuple[str, str]]:
@@ -76,10 +76,20 @@ def look_at_input(job: PredictionJob, settings: Settings, client: "BigQueryClien
     Raises
     ------
     NotFoundError, AccessError, QueryError
-        There is no such table, the caller may not read it, or the query is refused or costs more than allowed.
+        There is no such table, the caller may not read it, or the query is refused, too expensive, or none.
+    SchemaError
+        The source reads what the run writes.
     """
     job_labels = labels(env=settings.env, model=job.model_name, run_id=job.run_id(settings.env))
     dry = bq_dry_run(job.source, parameters=job.parameters, labels=job_labels, client=client)
+    if dry.statement_type != "SELECT":
+        raise QueryError(f"source must be a table or a SELECT, got a {dry.statement_type} statement: nothing was run")
+    ours = {job.output_table, rejects_table(job.output_table)}
+    if read := ours & {*dry.referenced_tables, *([] if job.is_query else [TableId.parse(job.source)])}:
+        raise SchemaError(
+            f"the source reads {min(map(str, read))}, which the run writes: done again, it would find its own rows."
+            " Read from other tables"
+        )
     size = dry.bytes_processed
     if not job.is_query:
         with explained(client, reads=TableId.parse(job.source)):
@@ -106,8 +116,8 @@ def check(job: PredictionJob, source: Input, settings: Settings, client: "BigQue
     check_columns(source.schema, model.manifest.signature.inputs)
     predictions, rejects = output_schemas(model, source.schema, job.id_columns)
     exists = output.check(client, job.output_table, predictions)
-    rejects_exist = output.check(client, rejects_table(job.output_table), rejects)
-    return Preflight(job, model, source, predictions, rejects, exists, rejects_exist, _seconds_a_row(model))
+    output.check(client, rejects_table(job.output_table), rejects)
+    return Preflight(job, model, source, predictions, rejects, exists, _seconds_a_row(model))
 
 
 def _seconds_a_row(model: Model) -> float:

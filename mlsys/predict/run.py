@@ -6,12 +6,13 @@ Cloud Storage (an object is created once) or by BigQuery (a job id is used once)
 
 import logging
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from math import floor
 from typing import Any
@@ -20,7 +21,7 @@ import joblib
 
 from mlsys import clients, logs
 from mlsys.bq import bq_pin
-from mlsys.errors import InterruptedRunError, NotFoundError, RejectedRowsError, SchemaError
+from mlsys.errors import InterruptedRunError, MlsysError, NotFoundError, RejectedRowsError, SchemaError
 from mlsys.models.environment import git_commit
 from mlsys.names import MODEL_FILE, labels, rejects_table
 from mlsys.predict import output, preflight
@@ -39,6 +40,8 @@ logger = logging.getLogger(__name__)
 
 _PROCESS_SECONDS = 2.0  # what a process takes to start: less work is done before another one can help
 _TRANSFER_SECONDS_A_ROW = 0.6e-6  # reading and writing a row of a few columns
+_MOST_PARTS = 1000  # BigQuery allows 1,500 load jobs a day for a table
+_PINNED = timedelta(hours=6)  # as long as BigQuery keeps a read session
 _WARM_UP_BYTES = 64_000_000  # an input that is likely to be that much work, before the model is known
 _LAST_WORDS = 8.0  # seconds; Cloud Run gives ten between SIGTERM and SIGKILL
 
@@ -58,6 +61,7 @@ class Run:
         self.work: Work | None = None  # not before everything was checked
         self._started = time.monotonic()
         self._counts = Counts()
+        self._publishing = False  # from the first statement that changes the output until it is in the ledger
         self._entry = RunEntry(
             run_id=self.run_id,
             execution=self.task.execution,
@@ -93,6 +97,11 @@ class Run:
         """Check, note that it started, and plan; or take the plan that there is."""
         moment = self._note_start()
         plan = self.folder.plan()
+        if plan and datetime.now(UTC) - plan.prediction_timestamp > _PINNED and not self.folder.is_published:
+            raise NotFoundError(
+                f"the rows that {self.task.execution} pinned at {plan.prediction_timestamp:%Y-%m-%d %H:%M} UTC are gone"
+                ": start a new execution"
+            )
         job = self.job if plan is None else replace(self.job, model_version=plan.model_version)
         source = (
             preflight.look_at_input(job, self.settings, self.client)
@@ -137,21 +146,22 @@ class Run:
             client=self.client,
             read_client=clients.read_client(self.settings),
         )
-        batch_rows = min(BATCH_ROWS, job.part_rows)
+        part_rows = max(job.part_rows, -(-rows.total_rows // _MOST_PARTS))
+        batch_rows = min(BATCH_ROWS, part_rows)
         return Plan(
             model_version=checked.model.ref.version,
             prediction_timestamp=moment,
             rows=rows,
             tasks=tasks,
-            part_rows=-(-job.part_rows // batch_rows) * batch_rows,
-            max_rejects=floor(job.max_rejects * rows.total_rows),
+            part_rows=-(-part_rows // batch_rows) * batch_rows,
+            max_rejects=_tolerated(job.max_rejects, rows.total_rows),
             bytes_processed=checked.source.bytes_processed,
         )
 
     def _prepare(self, checked: Preflight, plan: Plan) -> None:
         target, job_labels = self.job.output_table, self._labels(plan.model_version)
         staging = target.sibling(f"{target.table}__staging_{self.token}")
-        self._rejects_exist, self._process_rows = checked.rejects_exist, _process_rows(checked, self.settings)
+        self._process_rows = _process_rows(checked, self.settings)
         output.create(self.client, target, checked.predictions, job_labels)
         location = output.create_staging(self.client, staging, checked.predictions)
         self.work = Work(
@@ -184,21 +194,27 @@ class Run:
         done = self.folder.finished(range(self.work.plan.tasks))
         if done is not None:
             self._counts = sum(done, Counts())
-            self._publish(self._counts)
-        self._report(published=done is not None)
+        self._report(published=done is not None and self._publish(self._counts))
 
-    def _publish(self, total: Counts) -> None:
+    def _publish(self, total: Counts) -> bool:
+        """Make the rows visible; say whether they are, or a later execution's instead."""
         newest = True
         if not self.folder.is_published:
+            self._publishing = True
             try:
                 newest = self._replace_slices(total)
             except (NotFoundError, InterruptedRunError):  # another was quicker: the staging table is gone, or new
                 if not self.folder.is_published:
                     raise
+            except MlsysError:
+                self._publishing = False  # BigQuery has refused: nothing was changed
+                raise
         self.folder.publish({"scored": total.scored, "rejected": total.rejected})
         reason = None if newest else "a later execution of the run had published already: its rows stay"
         self._note_end("succeeded", reason, total)
+        self._publishing = False
         self._drop_staging()
+        return newest
 
     def _drop_staging(self) -> None:
         for staging in (self.work.staging, self.work.rejects_staging):
@@ -215,12 +231,15 @@ class Run:
             written_before=lambda: known_timestamps(self.run_id, self.job.model_name, self.settings),
             labels=work.labels,
         )
+        if not replace_slice(target, work.staging, work.predictions.names):
+            return False
         rejects = rejects_table(target)
-        if total.rejected or self._rejects_exist:
+        # Without any, too, where an execution may have had some: its rows are not to stand beside this one's.
+        if work.plan.max_rejects or output.check(self.client, rejects, work.rejects):
             output.create(self.client, rejects, work.rejects, work.labels)
             output.create_staging(self.client, work.rejects_staging, work.rejects)
             replace_slice(rejects, work.rejects_staging, work.rejects.names)
-        return replace_slice(target, work.staging, work.predictions.names)
+        return True
 
     def _check(self, total: Counts) -> None:
         """Raise unless every row of the input is accounted for."""
@@ -235,6 +254,8 @@ class Run:
                 f"rows are missing: the input has {plan.rows.total_rows}, {total.rows} were read, {total.scored} scored"
                 f", {total.rejected} rejected, and {staged} are staged. Nothing was published; run it again"
             )
+        if total.rejected and output.count_rows(self.client, self.work.rejects_staging) != total.rejected:
+            raise InterruptedRunError("rejected rows are missing: nothing was published; run it again")
 
     def _note_end(self, status: str, reason: str | None, total: Counts | None = None) -> None:
         known: dict[str, Any] = {"seconds": time.monotonic() - self._started}
@@ -245,6 +266,8 @@ class Run:
     def fail(self, exc: BaseException) -> None:
         """Leave the reason in the ledger, and no tables, if that can be had: the error itself is what counts."""
         reason = " ".join(f"{type(exc).__name__}: {exc}".split())[:2000]
+        if self._publishing:
+            reason = f"ended while its rows were being published, which BigQuery may have done or may yet do: {reason}"
         last_words = threading.Thread(target=self._try_to_note, args=(reason,), daemon=True)
         last_words.start()
         last_words.join(_LAST_WORDS)
@@ -254,7 +277,9 @@ class Run:
             self._note_end("failed", reason)
         except Exception as exc:  # noqa: BLE001 - whatever it is, another error is being told
             logger.warning("the run ledger could not be told that the run failed: %s", exc)
-        if self.work and self.task.by_hand:  # others will be started again, and go on with what is there
+        if (
+            self.work and self.task.by_hand and not self._publishing
+        ):  # others will be started again, and go on with what is there
             self._drop_staging()
 
     def _report(self, *, published: bool) -> None:
@@ -324,10 +349,15 @@ def _stoppable() -> Iterator[None]:
         yield
     except _Stopped:
         raise InterruptedRunError(
-            "stopped by SIGTERM: nothing is half published; started again, it goes on where it was"
+            "stopped by SIGTERM: nothing is half published; the same execution, started again, goes on where it was"
         ) from None
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _tolerated(fraction: float, rows: int) -> int:
+    # 0.29 * 100 is less than 29; and of a table, the number of rows is an estimate: all are more than that.
+    return sys.maxsize if fraction == 1 else floor(fraction * rows + 1e-9)
 
 
 def _process_rows(checked: Preflight, settings: Settings) -> int:

@@ -130,9 +130,10 @@ def _predict(model: Model, rows: pa.RecordBatch, positions: "np.ndarray", reject
         return [model.predict(rows)]
     except MemoryError:
         raise
-    except Exception as exc:  # noqa: BLE001 - whatever a model raises is what is wrong with the row
+    except (Exception, SystemExit) as exc:  # noqa: BLE001 - whatever a model raises is what is wrong with the row
         if rows.num_rows == 1:
-            rejects.add({int(positions[0]): f"the model raises {type(exc).__name__}: {exc}"[:1000]})
+            reason = f"the model raises {type(exc).__name__}: {exc}"[:1000].encode(errors="backslashreplace").decode()
+            rejects.add({int(positions[0]): reason})
             return [model.predict(rows.slice(0, 0))]
     half = rows.num_rows // 2
     first = _predict(model, rows.slice(0, half), positions[:half], rejects)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from mlsys.names import labels
+from mlsys.names import labels, registry_table
 from mlsys.registry import files
 from mlsys.registry.lookup import select
 from mlsys.settings import Settings, get_settings
@@ -55,6 +55,7 @@ def record_run(entry: RunEntry, client: "BigQueryClient", job_id: str | None = N
     """
     from google.cloud import bigquery
 
+    from mlsys.bq.errors import explained
     from mlsys.bq.jobs import run_query
 
     parameters = [
@@ -65,7 +66,8 @@ def record_run(entry: RunEntry, client: "BigQueryClient", job_id: str | None = N
     job_labels = labels(env=entry.environment, model=entry.model_name, model_version=entry.model_version or "",
                         run_id=entry.run_id)  # fmt: skip
     config = bigquery.QueryJobConfig(query_parameters=parameters, labels=job_labels)
-    return run_query(client, files.sql("record_run", client.project), config, job_id)
+    with explained(client, writes=registry_table(client.project, "runs")):
+        return run_query(client, files.sql("record_run", client.project), config, job_id)
 
 
 _TYPES = {"INTEGER": "INT64", "FLOAT": "FLOAT64"}

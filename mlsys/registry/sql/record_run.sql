@@ -1,5 +1,5 @@
 -- One row per execution of a run. Its tasks report in any order and more than once: what is known stays known, and an
--- execution that has succeeded does not fail afterwards.
+-- execution that has succeeded does not fail afterwards. One that failed stays failed until a task of it succeeds.
 MERGE ${runs} AS target
 USING (
   SELECT
@@ -31,11 +31,11 @@ ON target.run_id = entry.run_id AND target.execution = entry.execution
 WHEN MATCHED THEN UPDATE SET
   model_version = COALESCE(entry.model_version, target.model_version),
   model_sha256 = COALESCE(entry.model_sha256, target.model_sha256),
-  status = IF(target.status = 'succeeded', target.status, entry.status),
-  reason = IF(target.status = 'succeeded' AND entry.status != 'succeeded', target.reason, entry.reason),
+  status = IF(target.status = 'succeeded' OR entry.status = 'started', target.status, entry.status),
+  reason = IF(entry.status = 'started' OR (target.status = 'succeeded' AND entry.status != 'succeeded'), target.reason, entry.reason),
   prediction_timestamp = COALESCE(entry.prediction_timestamp, target.prediction_timestamp),
   started_timestamp = LEAST(target.started_timestamp, entry.started_timestamp),
-  finished_timestamp = IF(target.status = 'succeeded' AND entry.status != 'succeeded', target.finished_timestamp, entry.finished_timestamp),
+  finished_timestamp = IF(entry.status = 'started' OR (target.status = 'succeeded' AND entry.status != 'succeeded'), target.finished_timestamp, entry.finished_timestamp),
   input_rows = COALESCE(entry.input_rows, target.input_rows),
   scored_rows = COALESCE(entry.scored_rows, target.scored_rows),
   rejected_rows = COALESCE(entry.rejected_rows, target.rejected_rows),

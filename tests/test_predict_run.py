@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 from sklearn.linear_model import LogisticRegression
 
@@ -382,6 +383,7 @@ def test_nonsense_from_the_environment_is_refused(job, cloud_run):
         pull_predict_push(job)
 
 
+# The registry is read first, by one stream; the next one is of the rows to be scored: hence skip=1 below.
 def command(job, **environment):
     given = {"MODEL_NAME": job.model_name, "SOURCE": job.source, "OUTPUT_TABLE": str(job.output_table),
              "ID_COLUMNS": "id", "AS_OF": "2026-01-31", "PART_ROWS": "50", "CLOUD_RUN_EXECUTION": "exec-1"}  # fmt: skip
@@ -391,13 +393,16 @@ def command(job, **environment):
     )  # fmt: skip
 
 
-def test_sigterm_does_not_wait_for_a_load(job, twin):
+def test_sigterm_does_not_wait_for_a_load(job, twin, bigquery_client):
     """A load job may take minutes, SIGKILL comes after ten seconds."""
-    twin.faults.add(Fault("bigquery.jobs.run", "slow", delay_s=40, skip=1))  # the start is noted, then comes a load
+    twin.faults.add(Fault("bigqueryread.ReadRows", "slow", delay_s=2, skip=1))
     process = command(job, PART_ROWS="1000")
     while not twin.faults.hits():
         time.sleep(0.05)
-    time.sleep(0.5)
+    twin.faults.add(Fault("bigquery.jobs.run", "slow", delay_s=40))  # of the load that comes next
+    while "bigquery.jobs.run" not in twin.faults.hits():
+        time.sleep(0.05)
+    assert any("staging" in name for name in tables(job, bigquery_client))
     process.send_signal(signal.SIGTERM)
     started = time.monotonic()
     process.communicate(timeout=60)
@@ -409,7 +414,7 @@ def test_sigterm_does_not_wait_for_a_load(job, twin):
 
 def test_sigterm_ends_cleanly_and_the_next_attempt_goes_on(job, twin):
     """Cloud Run gives ten seconds: nothing is half published, the ledger says so, and so does the exit code."""
-    twin.faults.add(Fault("bigqueryread.ReadRows", "slow", delay_s=30))
+    twin.faults.add(Fault("bigqueryread.ReadRows", "slow", delay_s=30, skip=1))
     process = command(job)
     while not twin.faults.hits():
         time.sleep(0.05)
@@ -433,7 +438,7 @@ def test_sigterm_ends_cleanly_and_the_next_attempt_goes_on(job, twin):
 
 def test_a_killed_run_is_visible_as_such(job, twin):
     """It said that it started and nothing since; once a later execution has ended, nobody waits for it."""
-    twin.faults.add(Fault("bigqueryread.ReadRows", "slow", delay_s=30))
+    twin.faults.add(Fault("bigqueryread.ReadRows", "slow", delay_s=30, skip=1))
     process = command(job)
     while not twin.faults.hits():
         time.sleep(0.05)
@@ -443,6 +448,21 @@ def test_a_killed_run_is_visible_as_such(job, twin):
     twin.faults.clear()
     pull_predict_push(job)
     assert [entry["state"] for entry in ledger(job)] == ["killed", "succeeded"]
+
+
+def test_other_processes_end_with_the_one_that_is_killed(job, twin):
+    """They would go on reading, and then wait for ever for somebody to report to."""
+    twin.faults.add(Fault("bigqueryread.ReadRows", "slow", delay_s=40, times=None, skip=1))
+    process = command(job, MLSYS_WORKERS="2")
+    while twin.faults.hits().get("bigqueryread.ReadRows", 0) < 2:  # both are waiting for rows
+        time.sleep(0.05)
+    others = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.communicate(timeout=10)
+    _, alive = psutil.wait_procs(others, timeout=10)
+    twin.faults.clear()
+    assert len(others) >= 2  # the server that processes are made of, and a process
+    assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
 
 
 def test_logs_on_cloud_run_are_json_with_the_run_in_each_line(job):

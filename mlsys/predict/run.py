@@ -78,7 +78,7 @@ class Run:
         )
 
     def share_out(self, score_part: Score) -> None:
-        """Call ``score_part`` for each part of this task's share of the rows, in as many processes as there are cores.
+        """Call ``score_part`` for each part of this task's share of the rows, in as many processes as that is worth.
 
         It must be a function of a module, so that other processes can import it.
         """
@@ -113,9 +113,8 @@ class Run:
         checked = preflight.check(job, source, self.settings, self.client)
         if plan is None:
             plan = self.folder.agree(self._new_plan(checked, moment))
-            if (
-                plan.model_version != checked.model.ref.version
-            ):  # registered or moved in between: the first task's holds
+            # Another version may have been registered, or an alias moved, since the first task looked: its holds.
+            if plan.model_version != checked.model.ref.version:
                 job = replace(self.job, model_version=plan.model_version)
                 checked = preflight.check(job, source, self.settings, self.client)
         if plan.tasks != self.task.task_count:
@@ -200,15 +199,11 @@ class Run:
         """Make the rows visible; say whether they are, or a later execution's instead."""
         newest = True
         if not self.folder.is_published:
-            self._publishing = True
             try:
                 newest = self._replace_slices(total)
             except (NotFoundError, InterruptedRunError):  # another was quicker: the staging table is gone, or new
                 if not self.folder.is_published:
                     raise
-            except MlsysError:
-                self._publishing = False  # BigQuery has refused: nothing was changed
-                raise
         self.folder.publish({"scored": total.scored, "rejected": total.rejected})
         reason = None if newest else "a later execution of the run had published already: its rows stay"
         self._note_end("succeeded", reason, total)
@@ -231,7 +226,13 @@ class Run:
             written_before=lambda: known_timestamps(self.run_id, self.job.model_name, self.settings),
             labels=work.labels,
         )
-        if not replace_slice(target, work.staging, work.predictions.names):
+        self._publishing = True
+        try:
+            newest = replace_slice(target, work.staging, work.predictions.names)
+        except MlsysError:
+            self._publishing = False  # BigQuery has refused: nothing was changed
+            raise
+        if not newest:
             return False
         rejects = rejects_table(target)
         # Without any, too, where an execution may have had some: its rows are not to stand beside this one's.
@@ -277,9 +278,8 @@ class Run:
             self._note_end("failed", reason)
         except Exception as exc:  # noqa: BLE001 - whatever it is, another error is being told
             logger.warning("the run ledger could not be told that the run failed: %s", exc)
-        if (
-            self.work and self.task.by_hand and not self._publishing
-        ):  # others will be started again, and go on with what is there
+        # Cloud Run starts an execution again, which goes on with what is there; one by hand is never started again.
+        if self.work and self.task.by_hand and not self._publishing:
             self._drop_staging()
 
     def _report(self, *, published: bool) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mlsys import cli_registry, logs
+from mlsys import cli_models, cli_registry, logs
 from mlsys.cli_registry import model_names
 from mlsys.errors import AccessError, InterruptedRunError, MlsysError, VerificationError
 
@@ -36,6 +36,7 @@ models = typer.Typer(
 )
 app.add_typer(models, name="models")
 cli_registry.add_to(app)
+cli_models.add_to(app, models)
 
 
 class Format(StrEnum):
@@ -81,7 +82,7 @@ def up(
     from mlsys.settings import get_settings
 
     settings = get_settings()
-    serve(settings.data_dir, project=settings.gcp_project_id, bucket=settings.gcs_bucket_models_local, port=port,
+    serve(settings.data_dir, project=settings.gcp_project_id, buckets=settings.model_buckets, port=port,
           grpc_port=grpc_port, echo=typer.echo)  # fmt: skip
 
 

@@ -39,7 +39,8 @@ def _alias_names(context: typer.Context, incomplete: str) -> list[str]:
     return [name for name in sorted({"champion", "challenger", *_aliases(context)}) if name.startswith(incomplete)]
 
 
-def _versions(context: typer.Context, incomplete: str) -> list[str]:
+def complete_versions(context: typer.Context, incomplete: str) -> list[str]:
+    """Complete a version of the model that was named before it, the latest first, or an alias of it."""
     from mlsys.registry import list_versions
 
     try:
@@ -80,7 +81,7 @@ def set_(
     model_name: _Model,
     alias_name: _AliasName,
     model_version: Annotated[
-        str, typer.Argument(help="v1, v2, …, latest, or another alias.", autocompletion=_versions)
+        str, typer.Argument(help="v1, v2, …, latest, or another alias.", autocompletion=complete_versions)
     ],
     reason: _Reason,
     expected: _Expected = None,

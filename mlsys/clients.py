@@ -2,7 +2,8 @@
 
 Everything above takes Google's own clients from here and is written once. In environment ``local`` they talk to the
 twin of this project's data folder, which starts by itself (see `mlsys.local`); elsewhere to Google Cloud with the
-caller's own credentials. Imports of Google's packages are lazy: each costs up to a second.
+caller's own credentials, unless ``MLSYS_TWIN`` puts them on the twin too. Imports of Google's packages are lazy: each
+costs up to a second.
 """
 
 import os
@@ -10,7 +11,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from mlsys.errors import SettingsError
-from mlsys.settings import Environment, Settings, get_settings
+from mlsys.settings import Settings, get_settings
 
 if TYPE_CHECKING:
     from google.cloud.bigquery import Client as BigQueryClient
@@ -38,12 +39,12 @@ def storage_client(settings: Settings | None = None) -> "StorageClient":
 
 
 def _twin(settings: Settings) -> "Addresses | None":
-    if settings.env is not Environment.LOCAL:
+    if not settings.on_twin:
         _refuse_emulators(settings)
         return None
     from mlsys.local import attach
 
-    return attach(settings.data_dir, project=settings.gcp_project_id, bucket=settings.model_bucket())
+    return attach(settings.data_dir, project=settings.gcp_project_id, buckets=settings.model_buckets)
 
 
 def _refuse_emulators(settings: Settings) -> None:

@@ -96,6 +96,12 @@ class RejectedRowsError(MlsysError, ValueError):
     exit_code = 12
 
 
+class GateError(MlsysError, ValueError):
+    """A version does not pass what its model must pass before it goes to the next environment."""
+
+    exit_code = 13
+
+
 class InterruptedRunError(MlsysError, RuntimeError):
     """A run was stopped, or lost a worker. Nothing of it is half published: try again, and it goes on."""
 

@@ -12,6 +12,7 @@ from mlsys.errors import ModelRefError, TableIdError
 
 MODEL_FILE = "model.joblib"
 LATEST = "latest"  # the highest registered version; no alias can have this name
+HOLDOUT_FILE = "holdout.parquet"  # rows that the model never saw, with the truth
 MANIFEST_FILE = "manifest.json"  # written last: a version without it is not there yet
 REGISTRY_DATASET = "ml_registry"
 

@@ -4,7 +4,7 @@ import os
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
 from pydantic import BeforeValidator, Field, StringConstraints, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -42,6 +42,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
 
     mlsys_env: Environment = Environment.LOCAL
+    mlsys_twin: bool = False
     mlsys_data_dir: Path = Path(".mlsys")
     mlsys_deadline_s: Annotated[float, Field(gt=0)] = 600.0
     mlsys_workers: Annotated[int, Field(ge=1)] | None = None
@@ -64,6 +65,15 @@ class Settings(BaseSettings):
         return self.mlsys_env
 
     @property
+    def on_twin(self) -> bool:
+        """Whether the offline twin stands for Google Cloud: always in ``local``, elsewhere with ``MLSYS_TWIN``."""
+        return self.mlsys_twin or self.env is Environment.LOCAL
+
+    def at(self, env: Environment) -> Self:
+        """Return these settings for another environment, on the same side: the twin, or Google Cloud."""
+        return self.model_copy(update={"mlsys_env": env, "mlsys_twin": self.on_twin})
+
+    @property
     def data_dir(self) -> Path:
         """The folder of the offline twin, as an absolute path; a relative one is taken from the project's folder."""
         return (project_dir() / self.mlsys_data_dir.expanduser()).absolute()
@@ -71,6 +81,11 @@ class Settings(BaseSettings):
     def model_bucket(self, env: Environment | None = None) -> str:
         """Return the name of the bucket that holds the models of ``env`` (default: this process's)."""
         return getattr(self, f"gcs_bucket_models_{env or self.env}")
+
+    @property
+    def model_buckets(self) -> dict[str, str]:
+        """The names of the buckets that hold the models, by environment."""
+        return {str(env): self.model_bucket(env) for env in Environment}
 
     def composer_bucket(self, env: Environment | None = None) -> str:
         """Return the Composer bucket of ``env``; raise `SettingsError` when it is not set."""

@@ -43,7 +43,7 @@ def _session_twin(_environment: None) -> Iterator[TwinUnderTest]:
     from mlsys.local import attach
 
     settings = get_settings()
-    addresses = attach(settings.data_dir, project=settings.gcp_project_id, bucket=settings.model_bucket())
+    addresses = attach(settings.data_dir, project=settings.gcp_project_id, buckets=settings.model_buckets)
     yield TwinUnderTest(addresses.http, addresses.grpc, addresses.pid, settings.data_dir, FaultClient(addresses.http))
     os.kill(addresses.pid, signal.SIGTERM)
 

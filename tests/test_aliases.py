@@ -9,12 +9,14 @@ from datetime import UTC, datetime, timedelta
 import pandas as pd
 import pytest
 import requests
+from google.cloud import bigquery
 from sklearn.linear_model import LinearRegression
 
-from mlsys import registry
+from mlsys import clients, registry
 from mlsys.bq import bq_get, bq_put
 from mlsys.cli import main
 from mlsys.errors import ConflictError, InvalidNameError, ModelRefError, NotFoundError
+from mlsys.local import attach
 from mlsys.local.faults import Fault
 from mlsys.models import load_model, save_model
 from mlsys.names import MANIFEST_FILE, ModelRef, as_version, check_alias, registry_table
@@ -392,17 +394,24 @@ def test_event_sql_and_schema_have_the_same_columns():
     assert all(view.startswith("-- ") for view in files.views("shoufianesys").values())
 
 
-def test_views_are_made_described_and_replaced_when_their_sql_changes(bigquery_client, twin, settings):
-    """A data folder of last month gets this month's views."""
-    wanted = files.views(bigquery_client.project)
-    assert {"alias_history", "aliases", "history"} <= wanted.keys()
-    path = registry_table(bigquery_client.project, "aliases")
-    bigquery_client.query_and_wait(f"CREATE OR REPLACE VIEW {path.sql} AS SELECT 1 AS old")
-    body = {"project": settings.gcp_project_id, "bucket": settings.model_bucket()}
+def test_views_are_made_described_and_replaced_when_their_sql_changes(settings, tmp_path):
+    """A data folder of last month gets this month's views, and the columns that they need."""
+    settings = settings.model_copy(update={"mlsys_data_dir": tmp_path})
+    client, project = clients.bigquery_client(settings), settings.gcp_project_id
+    wanted = files.views(project)
+    assert {"alias_history", "aliases", "history", "lineage", "versions"} <= wanted.keys()
+    client.query_and_wait(f"CREATE OR REPLACE VIEW {registry_table(project, 'aliases').sql} AS SELECT 1 AS old")
+    models = client.get_table(str(registry_table(project, "models")))
+    client.delete_table(models)
+    client.create_table(bigquery.Table(models.reference, models.schema[:-1]))
+    twin = attach(tmp_path, project=project, buckets={})
+    body = {"project": project, "buckets": settings.model_buckets}
     requests.post(f"{twin.http}/_mlsys/provision", json=body, timeout=30).raise_for_status()
+    assert client.get_table(models).schema == models.schema
     for name, sql in wanted.items():
-        view = bigquery_client.get_table(str(registry_table(bigquery_client.project, name)))
+        view = client.get_table(str(registry_table(project, name)))
         assert view.view_query == sql
+        client.query_and_wait(f"SELECT * FROM {registry_table(project, name).sql} LIMIT 1")
         assert len(view.description) > 50
         assert "--" not in view.description
 

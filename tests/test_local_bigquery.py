@@ -957,7 +957,7 @@ def twins(tmp_path):
 
     class Twins:
         def start(self):
-            addresses = attach(tmp_path, project="crash", bucket="crash")
+            addresses = attach(tmp_path, project="crash", buckets={"local": "crash"})
             return bigquery.Client("crash", AnonymousCredentials(), client_options={"api_endpoint": addresses.http})
 
         def kill(self):

@@ -109,12 +109,12 @@ def test_many_starters_start_one(folder):
 
 def test_data_survives_kill_and_old_clients_go_on(folder):
     """After kill -9 the next attach serves the same data at the same address."""
-    addresses = attach(folder, project="shoufianesys", bucket="ml-models-local")
+    addresses = attach(folder, project="shoufianesys", buckets={"local": "ml-models-local"})
     client = client_of(addresses)
     client.create_dataset("kept")
     client.load_table_from_dataframe(pd.DataFrame({"x": [1, 2]}), "kept.t").result(timeout=30)
     kill(addresses.pid)
-    again = attach(folder, project="shoufianesys", bucket="ml-models-local")
+    again = attach(folder, project="shoufianesys", buckets={"local": "ml-models-local"})
     assert again.pid != addresses.pid
     assert again.http == addresses.http
     assert [row.x for row in client.query_and_wait("SELECT x FROM kept.t ORDER BY x")] == [1, 2]
@@ -158,7 +158,7 @@ def test_folder_that_cannot_be_written(tmp_path):
     """One line, with the way out."""
     (tmp_path / "file").write_text("")
     with pytest.raises(TwinError, match="set MLSYS_DATA_DIR"):
-        attach(tmp_path / "file" / "data", project="shoufianesys", bucket="b-1")
+        attach(tmp_path / "file" / "data", project="shoufianesys", buckets={"local": "b-1"})
 
 
 def test_damaged_database_is_named(folder):
@@ -166,7 +166,7 @@ def test_damaged_database_is_named(folder):
     (folder / "bigquery").mkdir(parents=True)
     (folder / "bigquery" / "bigquery.duckdb").write_bytes(b"not a database" * 1000)
     with pytest.raises(TwinError, match=r"did not start: .*bigquery\.duckdb"):
-        attach(folder, project="shoufianesys", bucket="ml-models-local")
+        attach(folder, project="shoufianesys", buckets={"local": "ml-models-local"})
 
 
 @pytest.mark.parametrize("headers", [{"Host": "evil.example"}, {"Origin": "http://evil.example"}])
@@ -188,9 +188,9 @@ def test_killed_in_the_middle_of_loads(folder, tmp_path):
     rows = 200_000
     pd.DataFrame({"x": range(rows), "s": "text"}).to_parquet(tmp_path / "rows.parquet")
     source = random.Random(7)
-    attach(folder, project="shoufianesys", bucket="ml-models-local")
+    attach(folder, project="shoufianesys", buckets={"local": "ml-models-local"})
     for attempt in range(int(os.environ.get("MLSYS_KILLS", "4"))):
-        addresses = attach(folder, project="shoufianesys", bucket="ml-models-local")
+        addresses = attach(folder, project="shoufianesys", buckets={"local": "ml-models-local"})
         client = client_of(addresses)
         client.create_dataset("killed", exists_ok=True)
         job_id, table = f"load_{attempt}", f"shoufianesys.killed.t{attempt}"
@@ -203,7 +203,7 @@ def test_killed_in_the_middle_of_loads(folder, tmp_path):
             time.sleep(source.uniform(0.0, 0.6))
             kill(addresses.pid)
             load.exception(60)
-        addresses = attach(folder, project="shoufianesys", bucket="ml-models-local")
+        addresses = attach(folder, project="shoufianesys", buckets={"local": "ml-models-local"})
         client = client_of(addresses)
         tables = {t.table_id for t in client.list_tables("killed")}
         jobs = {job.job_id: job.state for job in client.list_jobs()}

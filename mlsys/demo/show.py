@@ -38,10 +38,10 @@ def show() -> None:
     with _step("Training data") as done:
         from mlsys.bq import bq_get
 
-        frame = bq_get(titanic.training_query())
-        done(f"{len(frame):,} passengers by bq_get; the others are held out")
+        frame, tested = bq_get(titanic.training_query()), bq_get(titanic.held_out_query())
+        done(f"{len(frame):,} passengers by bq_get; {len(tested):,} others are held out")
     with _step("Train, save, register") as done:
-        model = titanic.train_and_save(frame)
+        model = titanic.train_and_save(frame, tested)
         accuracy = model.manifest.metrics["cv_accuracy"]
         done(f"{model.ref.uri(settings.model_bucket())}, cross-validated accuracy {accuracy:.3f}")
     with _step("Predict") as done:
@@ -73,6 +73,7 @@ def _next_steps() -> str:
     return rf"""[bold]What next[/bold]
   uv run mlsys query "SELECT model_version, COUNT(*) AS n FROM \`{table}\` GROUP BY 1"
   uv run mlsys models show {titanic.MODEL_NAME}
+  uv run mlsys promote {titanic.MODEL_NAME} v1 --to dev --reason 'first try'
   uv run mlsys demo                          again: the next version, and its predictions beside these
   uv run jupyter lab                         from mlsys.bq import bq_get
 On Google Cloud: set MLSYS_ENV=dev and GCP_PROJECT_ID, log in, and run the same commands."""  # noqa: S608

@@ -91,8 +91,11 @@ def new_pipeline() -> Any:
     return make_pipeline(prepare, LogisticRegression(max_iter=1000))
 
 
-def train_and_save(frame: "pd.DataFrame", settings: Settings | None = None) -> Model:
-    """Fit the model on training rows, with its cross-validated accuracy, and save it as the next version."""
+def train_and_save(frame: "pd.DataFrame", tested: "pd.DataFrame", settings: Settings | None = None) -> Model:
+    """Fit the model on training rows, and save it as the next version: with its cross-validated accuracy, and test rows.
+
+    A promotion measures it, and the champion, on ``tested``.
+    """
     from sklearn.model_selection import StratifiedKFold, cross_val_score
 
     folds = StratifiedKFold(5, shuffle=True, random_state=0)  # shuffled: the passenger list is sorted by class
@@ -105,6 +108,7 @@ def train_and_save(frame: "pd.DataFrame", settings: Settings | None = None) -> M
         features,
         metrics={"cv_accuracy": accuracy},
         training_query=training_query(settings),
+        holdout=(tested[list(FEATURES)], tested[TARGET]),
         description="Did a passenger of the Titanic survive?",
         settings=settings,
     )

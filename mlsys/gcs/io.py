@@ -29,10 +29,9 @@ from google.api_core.retry import Retry
 from google.auth.exceptions import GoogleAuthError
 from google.auth.transport.requests import Request
 from google.cloud import storage
-from google.cloud.storage.retry import DEFAULT_RETRY
 
-from mlsys.deadlines import deadline, one_try
 from mlsys.errors import AlreadyExistsError, InvalidNameError, VerificationError
+from mlsys.gcs.calls import retry, timeout
 from mlsys.gcs.errors import explained, not_found, uri
 from mlsys.progress import bytes_bar
 
@@ -116,9 +115,9 @@ def gcs_put(
         kind = content_type or mimetypes.guess_type(blob_path)[0] or "application/octet-stream"
         upload = _Upload(client.bucket(bucket_name), blob_path, file, content, tags, kind, create_only, progress)
         blob = _overtaken_retry(upload.run)()
-    stored = _stored(blob)
-    logger.info("%s bytes in %.1f s to %s", stored.size, time.monotonic() - started, stored.uri)
-    return stored
+    made = stored(blob)
+    logger.info("%s bytes in %.1f s to %s", made.size, time.monotonic() - started, made.uri)
+    return made
 
 
 def gcs_get(
@@ -219,8 +218,8 @@ def gcs_stat(
     check_object_name(bucket_name, blob_path)
     blob = (client or _client()).bucket(bucket_name).blob(blob_path, generation=generation)
     with explained(blob, "read"):
-        blob.reload(retry=_retry(), timeout=_timeout())
-    return _stored(blob)
+        blob.reload(retry=retry(), timeout=timeout())
+    return stored(blob)
 
 
 def gcs_list(bucket_name: str, prefix: str, *, client: storage.Client | None = None) -> list[str]:
@@ -233,7 +232,7 @@ def gcs_list(bucket_name: str, prefix: str, *, client: storage.Client | None = N
     """
     bucket = (client or _client()).bucket(bucket_name)
     with explained(bucket.blob(prefix or "*"), "read"):
-        return [blob.name for blob in bucket.list_blobs(prefix=prefix, retry=_retry(), timeout=_timeout())]
+        return [blob.name for blob in bucket.list_blobs(prefix=prefix, retry=retry(), timeout=timeout())]
 
 
 def check_object_name(bucket_name: str, blob_path: str) -> None:
@@ -353,17 +352,17 @@ class _Upload:
                 if_generation_match=generation,
                 checksum="crc32c" if single else None,
                 crc32c_checksum_value=self.content.crc32c,
-                retry=_retry(),
-                timeout=_timeout(),
+                retry=retry(),
+                timeout=timeout(),
             )
 
     def _generation(self) -> int:
-        there = self.bucket.get_blob(self.blob_path, retry=_retry(), timeout=_timeout())
+        there = self.bucket.get_blob(self.blob_path, retry=retry(), timeout=timeout())
         return 0 if there is None else there.generation
 
     def _settle(self, exc: exceptions.PreconditionFailed) -> storage.Blob:
         """Find out whether the object that stands in the way is the one that we have just written."""
-        there = self.bucket.get_blob(self.blob_path, retry=_retry(), timeout=_timeout())
+        there = self.bucket.get_blob(self.blob_path, retry=retry(), timeout=timeout())
         if there is not None and self._is_ours(there):
             return there
         if there is None or not self.create_only:
@@ -395,7 +394,7 @@ def _downloaded(
     blob = (client or _client()).bucket(bucket_name).blob(blob_path, generation=generation)
     with _new_file(beside) if beside else tempfile.TemporaryFile(prefix="mlsys-") as file:
         with explained(blob, "read"):
-            blob.reload(retry=_retry(), timeout=_timeout())
+            blob.reload(retry=retry(), timeout=timeout())
             _receive_verified(blob, file, progress)
         _check_sha256(blob, file, sha256)
         logger.info("%s bytes in %.1f s from %s", blob.size, time.monotonic() - started, uri(blob))
@@ -442,8 +441,8 @@ def _receive(blob: storage.Blob, file: IO[bytes], progress: bool | None) -> None
                 raw_download=True,
                 checksum=None,
                 if_generation_match=blob.generation,
-                retry=_retry(),
-                timeout=_timeout(),
+                retry=retry(),
+                timeout=timeout(),
             )
         except exceptions.PreconditionFailed as exc:
             raise not_found(blob) from exc
@@ -491,7 +490,8 @@ def uploader(client: storage.Client) -> str:
         return f"unknown@{socket.gethostname()}"
 
 
-def _stored(blob: storage.Blob) -> StoredObject:
+def stored(blob: storage.Blob) -> StoredObject:
+    """Return what a blob whose properties are loaded says of its object."""
     metadata = dict(blob.metadata or {})
     return StoredObject(
         uri(blob),
@@ -502,14 +502,6 @@ def _stored(blob: storage.Blob) -> StoredObject:
         blob.content_type or "application/octet-stream",
         metadata,
     )
-
-
-def _retry() -> Retry:
-    return DEFAULT_RETRY.with_timeout(deadline())
-
-
-def _timeout() -> tuple[float, float]:
-    return min(10.0, one_try()), one_try()  # to connect, and between two signs of life
 
 
 def _client() -> storage.Client:

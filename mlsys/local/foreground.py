@@ -13,7 +13,7 @@ _HELP = """\
 The offline twin serves {folder}
   BigQuery REST and Cloud Storage   {http}
   BigQuery Storage Read (gRPC)      {grpc}
-  project {project}, model bucket {bucket}
+  project {project}, model buckets {buckets}
 
 Notebooks, mlsys commands and jobs of this project find it by themselves. For other tools, in their shell:
 
@@ -42,7 +42,9 @@ _CREDENTIALS = {
 }
 
 
-def up(folder: Path, *, project: str, bucket: str, port: int, grpc_port: int, echo: Callable[[str], None]) -> None:
+def up(
+    folder: Path, *, project: str, buckets: dict[str, str], port: int, grpc_port: int, echo: Callable[[str], None]
+) -> None:
     """Serve ``folder`` until Ctrl-C, or hold on to the twin that serves it already.
 
     Raises
@@ -56,7 +58,8 @@ def up(folder: Path, *, project: str, bucket: str, port: int, grpc_port: int, ec
         credentials.write_text(json.dumps(_CREDENTIALS))
         echo(
             _HELP.format(
-                folder=folder, http=addresses.http, grpc=addresses.grpc, project=project, bucket=bucket,
+                folder=folder, http=addresses.http, grpc=addresses.grpc, project=project,
+                buckets=", ".join(buckets.values()),
                 credentials=shlex.quote(str(credentials)),
             )
         )  # fmt: skip
@@ -74,4 +77,4 @@ def up(folder: Path, *, project: str, bucket: str, port: int, grpc_port: int, ec
         return
     from mlsys.local.server import run
 
-    run(folder, port=port, grpc_port=grpc_port, forever=True, seed=(project, bucket), ready=announce)
+    run(folder, port=port, grpc_port=grpc_port, forever=True, seed=(project, buckets), ready=announce)

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,20 +79,20 @@ class Lease:
 
 
 _leases: dict[Path, Lease] = {}
-_provisioned: set[tuple[Lease, str, str]] = set()
+_provisioned: set[tuple[Lease, str]] = set()
 _lock = threading.Lock()
 
 
-def attach(folder: Path, *, project: str, bucket: str) -> Addresses:
+def attach(folder: Path, *, project: str, buckets: Mapping[str, str]) -> Addresses:
     """Return the addresses of the twin that serves ``folder``, starting it when none runs.
 
     Parameters
     ----------
     folder
         The data folder; it is made when it is not there.
-    project, bucket
-        What must exist in it: the project's registry dataset and the model bucket, as Terraform makes in the cloud. A
-        folder belongs to the first pair that it is used with: the registry function works for that one.
+    project, buckets
+        What must exist in it: the project's registry dataset and the model bucket of each environment, as Terraform
+        makes in the cloud. A folder belongs to those that it is first used with: the registry function works for them.
 
     Raises
     ------
@@ -104,9 +105,10 @@ def attach(folder: Path, *, project: str, bucket: str) -> Addresses:
         lease = _leases.get(folder)
         if lease is None or not lease.alive():
             lease = _leases[folder] = _join_or_start(folder)
-        if (lease, project, bucket) not in _provisioned:
-            _provision(lease.addresses, project, bucket)
-            _provisioned.add((lease, project, bucket))
+        seed = json.dumps({"project": project, "buckets": dict(buckets)})
+        if (lease, seed) not in _provisioned:
+            _provision(lease.addresses, seed)
+            _provisioned.add((lease, seed))
         return lease.addresses
 
 
@@ -162,10 +164,10 @@ def _last_line(log: Path) -> str:
     return next((line.strip() for line in reversed(lines) if line.strip()), "it wrote no log")
 
 
-def _provision(addresses: Addresses, project: str, bucket: str) -> None:
+def _provision(addresses: Addresses, seed: str) -> None:
     connection = http.client.HTTPConnection(addresses.http.removeprefix("http://"), timeout=60)
     try:
-        connection.request("POST", "/_mlsys/provision", json.dumps({"project": project, "bucket": bucket}))
+        connection.request("POST", "/_mlsys/provision", seed)
         reply = connection.getresponse()
         body = reply.read()
         if reply.status != 200:

@@ -89,11 +89,12 @@ class Twin:
         storage_rest.routes.install(app)
         return app
 
-    def provision(self, project: str, bucket: str) -> None:
-        """Make what Terraform makes in the cloud, and let the registry function work for this project and bucket."""
-        provision.claim(self._folder, project, bucket)
-        self._function_env |= {"GCP_PROJECT_ID": project, "GCS_BUCKET_MODELS_LOCAL": bucket}
-        provision.provision(self.engine, self.objects, project, bucket)
+    def provision(self, project: str, buckets: dict[str, str]) -> None:
+        """Make what Terraform makes in the cloud, and let the registry function work for this project and buckets."""
+        provision.claim(self._folder, project, buckets)
+        named = {f"GCS_BUCKET_MODELS_{env.upper()}": bucket for env, bucket in buckets.items()}
+        self._function_env |= {"GCP_PROJECT_ID": project, **named}
+        provision.provision(self.engine, self.objects, project, buckets.values())
 
     async def serve(self, *, forever: bool, ready: Callable[[Addresses], None]) -> None:
         """Serve until SIGTERM or SIGINT, or until idle unless ``forever``."""
@@ -144,7 +145,7 @@ class Twin:
 
     async def _provision(self, request: web.Request) -> web.Response:
         wanted = await request.json()
-        await asyncio.to_thread(self.provision, wanted["project"], wanted["bucket"])
+        await asyncio.to_thread(self.provision, wanted["project"], wanted["buckets"])
         return web.json_response({})
 
     async def _event_status(self, request: web.Request) -> web.Response:  # noqa: ARG002
@@ -178,12 +179,12 @@ def run(
     port: int = 0,
     grpc_port: int = 0,
     forever: bool = False,
-    seed: tuple[str, str] | None = None,
+    seed: tuple[str, dict[str, str]] | None = None,
     ready: Callable[[Addresses], None] = lambda _: None,
 ) -> None:
     """Serve ``folder`` in this process until it is idle, or for ever.
 
-    ``seed`` is the project and the model bucket to make before the first client; ``ready`` is called when clients can
+    ``seed`` is the project and the model buckets to make before the first client; ``ready`` is called when clients can
     connect.
 
     Raises

@@ -72,7 +72,10 @@ class Model:
         absolute. NaN equals NaN; anything else must be equal.
         """
         golden = self.manifest.golden_rows
-        got = to_json_columns(self.predict(self.golden_table()))
+        try:
+            got = to_json_columns(self.predict(self.golden_table()))
+        except Exception as exc:
+            raise VerificationError(f"{self.ref} cannot predict its golden rows ({type(exc).__name__}: {exc})") from exc
         return [
             GoldenDifference(row, name, was, now)
             for name, expected in golden.outputs.items()

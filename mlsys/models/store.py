@@ -24,10 +24,11 @@ from mlsys.gcs import gcs_get_bytes, gcs_get_file, gcs_put
 from mlsys.gcs.io import uploader
 from mlsys.manifest import Artifact, GoldenRows, Manifest, Signature, parse_manifest, sha256
 from mlsys.models import environment
+from mlsys.models.holdout import measure, write_holdout
 from mlsys.models.model import Model, describe, predict, predict_frame, same
 from mlsys.models.profile import golden_positions, profile
 from mlsys.models.signature import infer_inputs, to_bigquery_table, to_json_columns
-from mlsys.names import MANIFEST_FILE, MODEL_FILE, ModelRef, check_model_name
+from mlsys.names import HOLDOUT_FILE, MANIFEST_FILE, MODEL_FILE, ModelRef, check_model_name
 from mlsys.registry.lookup import LATEST, Registration, find_version, list_versions, wait_for_version
 from mlsys.settings import Settings, get_settings
 
@@ -48,6 +49,7 @@ def save_model(
     training_query: str | None = None,
     description: str = "",
     feature_names: Sequence[str] | None = None,
+    holdout: "tuple[pd.DataFrame | np.ndarray, Any] | None" = None,
     wait: bool = True,
     settings: Settings | None = None,
 ) -> Model:
@@ -64,6 +66,9 @@ def save_model(
         Name to value, a finite number, as measured on held-out data.
     training_query
         The query or table that the data came from.
+    holdout
+        ``(X_test, y_test)``: rows that the model has not seen, with the truth. They are kept beside the version, for
+        whoever may read the bucket; a promotion measures this version and the champion on them.
     wait
         Wait until the upload event has reached the registry, so that the version can be loaded at once.
 
@@ -101,6 +106,7 @@ def save_model(
         model_file = Path(folder) / MODEL_FILE
         _dump(estimator, model_file)
         loaded, needed = read_back(model_file, settings.mlsys_model_packages)
+        extras = _write_holdout(Path(folder), signature, holdout, feature_names)
         draft = Manifest(
             model_name=model_name,
             model_version="v1",  # until a version is claimed
@@ -108,7 +114,7 @@ def save_model(
             creator=uploader(client),
             description=description,
             git_commit=environment.git_commit(),
-            artifacts=(Artifact(file=MODEL_FILE, size=model_file.stat().st_size, sha256=_file_sha256(model_file)),),
+            artifacts=tuple(map(_artifact, [model_file, *extras])),
             signature=signature,
             metrics=_metrics(metrics or {}),
             training_query=training_query,
@@ -120,9 +126,14 @@ def save_model(
             profile=profile(frame),
         )
         draft = parse_manifest(draft.to_json(), draft.ref)  # what a run will read must hold what it will check
-        Model(draft, loaded).check_golden_rows()  # of the file, not of what it was made from
-        del loaded
+        readable = Model(draft, loaded)
+        readable.check_golden_rows()  # of the file, not of what it was made from
+        if holdout is not None:
+            measure(readable, Path(folder) / HOLDOUT_FILE)  # what cannot be scored now could not be compared later
+        del loaded, readable
         ref = _claim(model_file, _next_number(model_name, bucket, client, settings), model_name, bucket, client)
+        for file in extras:
+            gcs_put(file, bucket, ref.blob_path(file.name), create_only=True, client=client)
     manifest = draft.model_copy(update={"model_version": ref.version})
     data = manifest.to_json()
     gcs_put(
@@ -235,6 +246,20 @@ def _golden_rows(estimator: Any, signature: Signature, frame: "pd.DataFrame") ->
                 f"the model gives another {name} on its training rows when they come as BigQuery types: check dtypes"
             )
     return GoldenRows(inputs=to_json_columns(table), outputs=outputs)
+
+
+def _write_holdout(
+    folder: Path, signature: Signature, holdout: tuple[Any, Any] | None, feature_names: Sequence[str] | None
+) -> list[Path]:
+    if holdout is None:
+        return []
+    features, y = holdout
+    write_holdout(folder / HOLDOUT_FILE, signature, _as_frame(features, feature_names)[0], y)
+    return [folder / HOLDOUT_FILE]
+
+
+def _artifact(file: Path) -> Artifact:
+    return Artifact(file=file.name, size=file.stat().st_size, sha256=_file_sha256(file))
 
 
 def _dump(estimator: Any, path: Path) -> None:

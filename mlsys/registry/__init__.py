@@ -4,6 +4,7 @@ from mlsys.registry.aliases import Move, history, list_aliases, remove_alias, re
 from mlsys.registry.events import record_event
 from mlsys.registry.lookup import Registration, aliases_of, find_version, list_versions, wait_for_version
 from mlsys.registry.register import UploadEvent, register
+from mlsys.registry.retirement import reinstate, retire
 from mlsys.registry.runs import list_runs
 
 __all__ = [
@@ -18,8 +19,10 @@ __all__ = [
     "list_versions",
     "record_event",
     "register",
+    "reinstate",
     "remove_alias",
     "resolve_alias",
+    "retire",
     "rollback",
     "set_alias",
     "wait_for_version",

@@ -15,7 +15,7 @@ from mlsys import clients
 from mlsys.errors import ConflictError, InvalidNameError, NotFoundError
 from mlsys.names import ModelRef, as_version, check_alias, check_model_name, registry_table
 from mlsys.registry.events import insertion, job_config, new_event
-from mlsys.registry.lookup import aliases_of, find_version, select
+from mlsys.registry.lookup import aliases_of, find_version, retired_versions, select
 from mlsys.settings import Settings, get_settings
 
 if TYPE_CHECKING:
@@ -73,7 +73,8 @@ def set_alias(
     Raises
     ------
     ConflictError
-        Somebody else moved the alias; the message says who, where to, when and why. Nothing was changed.
+        Somebody else moved the alias; the message says who, where to, when and why. Or the version is retired. Nothing
+        was changed.
     NotFoundError
         There is no such version; the message names those that there are.
 
@@ -82,8 +83,12 @@ def set_alias(
     >>> set_alias("titanic-survival", "champion", "v3", reason="2 points more accuracy")  # doctest: +SKIP
     """
     it = _Alias(model_name, alias, settings or get_settings())
-    version = find_version(model_name, model_version, settings=it.settings).ref.version
-    return it.move("alias_set", version, it.latest(expected), reason, actor)
+    found = find_version(model_name, model_version, settings=it.settings)
+    if found.retired:
+        raise ConflictError(
+            f"{found.ref} is retired in {it.settings.env}: nothing was changed; `mlsys models reinstate` takes it back"
+        )
+    return it.move("alias_set", found.ref.version, it.latest(expected), reason, actor)
 
 
 def remove_alias(
@@ -115,7 +120,7 @@ def rollback(
     """Let an alias point to the version that it had before the current one; of a removed alias, to its last one.
 
     A second rollback goes one further back: a version that was rolled back is left out as if it had never been set.
-    After v1, v2, v3, two rollbacks lead to v1; after v1, v2, rollback, v3, one does.
+    After v1, v2, v3, two rollbacks lead to v1; after v1, v2, rollback, v3, one does. Retired versions are left out too.
 
     Parameters
     ----------
@@ -134,12 +139,12 @@ def rollback(
     moves = it.moves(expected)
     if not moves:
         raise NotFoundError(_no_alias(model_name, alias, it.settings))
-    *earlier, version = _standing(moves)
-    if moves[-1].model_version is not None:
-        if not earlier:
-            raise NotFoundError(f"{it} has no version before {version} to go back to")
-        version = earlier[-1]
-    return it.move("rolled_back", version, moves, reason, actor)
+    current = moves[-1].model_version
+    standing = _standing(moves)[: None if current is None else -1]
+    out = {current, *retired_versions(model_name, settings=it.settings)}
+    if not (left := [version for version in standing if version not in out]):
+        raise NotFoundError(f"{it} has no version before {current or 'its last one'} to go back to that is not retired")
+    return it.move("rolled_back", left[-1], moves, reason, actor)
 
 
 def resolve_alias(

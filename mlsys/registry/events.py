@@ -7,11 +7,13 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from mlsys import clients
-from mlsys.names import check_model_name, labels, registry_table
+from mlsys.names import ModelRef, check_model_name, labels, registry_table
 from mlsys.registry import files
+from mlsys.registry.lookup import select
 from mlsys.settings import Environment, Settings, get_settings
 
 if TYPE_CHECKING:
+    import pandas as pd
     from google.cloud.bigquery import QueryJobConfig, ScalarQueryParameter
 
 _PARAMETER_TYPES = {"INTEGER": "INT64", "JSON": "STRING"}  # the SQL parses JSON from text
@@ -50,6 +52,23 @@ def record_event(
     query, config.query_parameters = insertion(event, settings)
     with explained(client, writes=registry_table(settings.gcp_project_id, "events")):
         run_query(client, query, config, job_id)
+
+
+def find_events(event_type: str, ref: ModelRef, *, settings: Settings | None = None) -> "pd.DataFrame":
+    """Return the events of a type about a version in this environment, the first one first.
+
+    Columns: event_timestamp, actor, reason, details (JSON).
+    """
+    return select(
+        "event_timestamp, actor, reason, details",
+        "events",
+        ref.name,
+        settings or get_settings(),
+        where="event_type = @event_type AND model_version = @model_version",
+        order="event_timestamp",
+        event_type=event_type,
+        model_version=ref.version,
+    )
 
 
 def new_event(

@@ -23,6 +23,7 @@ class Registration:
     ref: ModelRef
     gcs_uri: str
     manifest_sha256: str
+    retired: bool = False
 
     @property
     def bucket_name(self) -> str:
@@ -36,7 +37,7 @@ def find_version(model_name: str, model_version: str = LATEST, *, settings: Sett
     Parameters
     ----------
     model_version
-        ``v3`` or ``3``, an alias such as ``champion``, or ``latest``, the highest registered one.
+        ``v3`` or ``3``, an alias such as ``champion``, or ``latest``, the highest registered one that is not retired.
 
     Raises
     ------
@@ -54,8 +55,8 @@ def find_version(model_name: str, model_version: str = LATEST, *, settings: Sett
     if is_alias(wanted):  # looked up before the versions: it may point to one that is registered right now
         wanted = aliases_of(model_name, settings=settings).get(wanted, wanted)
     rows = {row.ref.version: row for row in _registrations(model_name, settings)}
-    if rows and wanted == LATEST:
-        return list(rows.values())[-1]
+    if wanted == LATEST and (standing := [row for row in rows.values() if not row.retired]):
+        return standing[-1]
     if wanted not in rows:
         raise NotFoundError(_what_there_is(model_name, model_version, list(rows), settings))
     return rows[wanted]
@@ -70,17 +71,22 @@ def aliases_of(model_name: str, *, settings: Settings | None = None) -> dict[str
 def list_versions(model_name: str | None = None, *, settings: Settings | None = None) -> "pd.DataFrame":
     """Return the registered versions of this environment, one row each, by model and version.
 
-    Columns: environment, model_name, model_version, upload_timestamp, file_size (bytes), uploader, training_rows,
-    metrics (JSON), description.
+    Columns: environment, model_name, model_version, aliases (list), upload_timestamp, file_size (bytes), uploader,
+    training_rows, promoted_from, retired_timestamp, metrics (JSON), description.
     """
     return select(
-        "environment, model_name, model_version, upload_timestamp, file_size, uploader, training_rows, metrics,"
-        " description",
-        "models",
+        "environment, model_name, model_version, aliases, upload_timestamp, file_size, uploader, training_rows,"
+        " promoted_from, retired_timestamp, metrics, description",
+        "versions",
         model_name or "",
         settings or get_settings(),
         order=_BY_VERSION,
     )
+
+
+def retired_versions(model_name: str, *, settings: Settings | None = None) -> set[str]:
+    """Return the versions of a model that are retired in this environment."""
+    return {row.ref.version for row in _registrations(model_name, settings or get_settings()) if row.retired}
 
 
 def registered_columns(ref: ModelRef, columns: Sequence[str], *, settings: Settings | None = None) -> dict[str, Any]:
@@ -90,6 +96,11 @@ def registered_columns(ref: ModelRef, columns: Sequence[str], *, settings: Setti
     if frame.empty:
         raise NotFoundError(f"{ref} is not in the registry")
     return {name: frame[name].iloc[0] for name in columns}
+
+
+def registration_of(ref: ModelRef, *, settings: Settings | None = None) -> Registration | None:
+    """Return the registration of one version in this environment, or None when it is not registered."""
+    return _registered(ref, settings or get_settings())
 
 
 def wait_for_version(
@@ -134,11 +145,11 @@ def _not_registered(
 
 
 def _registrations(model_name: str, settings: Settings) -> list[Registration]:
-    columns = "model_version, gcs_uri, manifest_sha256"
-    frame = select(columns, "models", model_name, settings, order=_BY_VERSION)
+    columns = "model_version, gcs_uri, manifest_sha256, retired_timestamp IS NOT NULL"
+    frame = select(columns, "versions", model_name, settings, order=_BY_VERSION)
     return [
-        Registration(ModelRef(model_name, version), uri, digest)
-        for version, uri, digest in frame.itertuples(index=False)
+        Registration(ModelRef(model_name, version), uri, digest, bool(retired))
+        for version, uri, digest, retired in frame.itertuples(index=False)
     ]
 
 

@@ -135,11 +135,17 @@ def _row(event: UploadEvent, env: Environment, manifest: Manifest, data: bytes, 
         "environment": str(env),
         "upload_timestamp": blob.time_created,
         "uploader": (blob.metadata or {}).get("uploader"),
+        "promoted_from": _promoted_from(blob),
         "gcs_uri": manifest.ref.uri(event.bucket),
         "manifest_generation": event.generation,
         "manifest_sha256": sha256(data),
         **columns_of(manifest),
     }
+
+
+def _promoted_from(blob: "Blob") -> str | None:
+    said = (blob.metadata or {}).get("promoted_from")
+    return said if said in list(Environment) else None
 
 
 def columns_of(manifest: Manifest) -> dict[str, Any]:

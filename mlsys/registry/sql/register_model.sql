@@ -25,7 +25,8 @@ USING (
     @training_query AS training_query,
     @training_rows AS training_rows,
     @python_version AS python_version,
-    PARSE_JSON(@packages) AS packages
+    PARSE_JSON(@packages) AS packages,
+    @promoted_from AS promoted_from
 ) AS source
 ON target.environment = source.environment
   AND target.model_name = source.model_name
@@ -48,7 +49,8 @@ WHEN MATCHED AND source.manifest_generation < target.manifest_generation THEN UP
   training_query = source.training_query,
   training_rows = source.training_rows,
   python_version = source.python_version,
-  packages = source.packages
+  packages = source.packages,
+  promoted_from = source.promoted_from
 WHEN NOT MATCHED THEN INSERT (
   environment,
   model_name,
@@ -70,7 +72,8 @@ WHEN NOT MATCHED THEN INSERT (
   training_query,
   training_rows,
   python_version,
-  packages
+  packages,
+  promoted_from
 ) VALUES (
   source.environment,
   source.model_name,
@@ -92,5 +95,6 @@ WHEN NOT MATCHED THEN INSERT (
   source.training_query,
   source.training_rows,
   source.python_version,
-  source.packages
+  source.packages,
+  source.promoted_from
 )

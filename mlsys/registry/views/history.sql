@@ -30,5 +30,5 @@ SELECT
   COALESCE(uploader, creator),
   NULLIF(description, ''),
   CAST(NULL AS INT64),
-  PARSE_JSON(TO_JSON_STRING(STRUCT(gcs_uri, manifest_sha256)))
+  PARSE_JSON(TO_JSON_STRING(STRUCT(gcs_uri, manifest_sha256, promoted_from)))
 FROM ${models}

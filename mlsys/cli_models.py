@@ -1,0 +1,125 @@
+"""The commands that change what becomes of a version: ``mlsys promote``, ``mlsys models retire`` and ``reinstate``."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mlsys.cli_registry import complete_versions, model_names
+from mlsys.errors import MlsysError
+
+if TYPE_CHECKING:
+    from mlsys.models import Promotion
+    from mlsys.names import ModelRef
+
+_PROD = "prod"
+_WORD = "production"  # as the workflow asks for it
+
+_Model = Annotated[str, typer.Argument(help="Name of the model.", autocompletion=model_names)]
+_Version = Annotated[str, typer.Argument(help="v1, v2, …, latest or an alias.", autocompletion=complete_versions)]
+_Reason = Annotated[str, typer.Option(help="Why, for those who will ask.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def add_to(app: typer.Typer, models: typer.Typer) -> None:
+    """Add this module's commands to the ``mlsys`` command, and to ``mlsys models``."""
+    app.command()(promote)
+    models.command()(retire)
+    models.command()(reinstate)
+
+
+def _targets(incomplete: str) -> list[str]:
+    return [name for name in ("dev", "staging", _PROD) if name.startswith(incomplete)]
+
+
+def promote(
+    model_name: _Model,
+    model_version: _Version,
+    to: Annotated[
+        str, typer.Option(help="staging takes from dev, prod from staging.", metavar="ENV", autocompletion=_targets)
+    ],
+    reason: Annotated[str, typer.Option(help="Why, for those who will ask; not needed with --dry-run.")] = "",
+    waive_gates: Annotated[bool, typer.Option("--waive-gates", help="Promote although a gate failed.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, print it, and stop.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
+    as_json: _Json = False,
+) -> None:
+    """Copy a version to the next environment: verified, golden rows replayed, gates passed. Nothing is retrained.
+
+    For prod, the word production has to be typed, unless --yes is given.
+
+    [bold]Example:[/bold] mlsys promote titanic-survival v3 --to staging --reason 'ready for validation'
+    """
+    from mlsys.models import check_promotion
+    from mlsys.models import promote as promote_version
+
+    if dry_run:
+        promotion = check_promotion(model_name, model_version, to)
+        _show(promotion, as_json)
+        if not waive_gates:
+            promotion.check_gates()
+        return
+    if not reason.strip():
+        raise typer.BadParameter("say with --reason why: those who will ask find it in the history")
+
+    def approve(promotion: "Promotion") -> None:
+        if not as_json:
+            _show(promotion, as_json)
+        if promotion.target == _PROD and not yes:
+            _ask(promotion)
+
+    promotion = promote_version(model_name, model_version, to, reason=reason, waive_gates=waive_gates, approve=approve)
+    _tell(promotion, as_json)
+
+
+def _ask(promotion: "Promotion") -> None:
+    word = typer.prompt(f"Type {_WORD} to promote {promotion.ref} to {_PROD}", default="", show_default=False, err=True)
+    if word != _WORD:
+        raise MlsysError(f"expected the word {_WORD}, got {word!r}: nothing was promoted")
+
+
+def retire(model_name: _Model, model_version: _Version, reason: _Reason, as_json: _Json = False) -> None:
+    """Take a version out of use: nothing new begins with it, but past days can be run again.
+
+    [bold]Example:[/bold] mlsys models retire titanic-survival v2 --reason 'trained on rows that were wrong'
+    """
+    from mlsys.registry import retire as retire_version
+
+    _say(retire_version(model_name, model_version, reason=reason).ref, "retired", as_json)
+
+
+def reinstate(model_name: _Model, model_version: _Version, reason: _Reason, as_json: _Json = False) -> None:
+    """Take back the retirement of a version.
+
+    [bold]Example:[/bold] mlsys models reinstate titanic-survival v2 --reason 'the rows were right after all'
+    """
+    from mlsys.registry import reinstate as reinstate_version
+
+    _say(reinstate_version(model_name, model_version, reason=reason).ref, "in use again", as_json)
+
+
+def _say(ref: "ModelRef", state: str, as_json: bool) -> None:
+    from mlsys.cli import _json
+
+    if as_json:
+        typer.echo(_json({"model_name": ref.name, "model_version": ref.version, "state": state}))
+    else:
+        typer.echo(f"{ref} is {state}")
+
+
+def _show(promotion: "Promotion", as_json: bool) -> None:
+    from mlsys.cli import _json, _print, _two_columns
+
+    if as_json:
+        typer.echo(_json(promotion.as_dict()))
+    else:
+        _print(_two_columns(f"{promotion.ref} from {promotion.source} to {promotion.target}", dict(promotion.lines())))
+
+
+def _tell(promotion: "Promotion", as_json: bool) -> None:
+    from mlsys.cli import _json
+
+    if as_json:
+        typer.echo(_json(promotion.as_dict()))
+        return
+    since = f"{promotion.promoted:%Y-%m-%d %H:%M:%S} UTC"
+    typer.echo(f"{promotion.ref} is in {promotion.target} since {since}, byte for byte as in {promotion.source}")

@@ -1,0 +1,50 @@
+"""Retire a version: it stays where it is, for reruns of past days, but nothing new begins with it."""
+
+from mlsys.errors import ConflictError
+from mlsys.registry.events import record_event
+from mlsys.registry.lookup import Registration, aliases_of, find_version
+from mlsys.settings import Settings, get_settings
+
+
+def retire(
+    model_name: str, model_version: str, *, reason: str, actor: str | None = None, settings: Settings | None = None
+) -> Registration:
+    """Take a version out of use: it is not ``latest``, gets no alias, is not rolled back to and not promoted.
+
+    It can still be loaded by its number, as a rerun of a past day needs. Done twice, it is done once.
+
+    Raises
+    ------
+    ConflictError
+        An alias points to it. Nothing was changed.
+    NotFoundError
+        There is no such version; the message names those that there are.
+
+    Examples
+    --------
+    >>> retire("titanic-survival", "v2", reason="trained on rows that were wrong")  # doctest: +SKIP
+    """
+    settings = settings or get_settings()
+    found = find_version(model_name, model_version, settings=settings)
+    names = [
+        alias for alias, version in aliases_of(model_name, settings=settings).items() if version == found.ref.version
+    ]
+    if names:
+        raise ConflictError(
+            f"{found.ref} is {' and '.join(names)} in {settings.env}: nothing was changed; move the alias first, by"
+            " `mlsys alias set` or `mlsys rollback`"
+        )
+    if not found.retired:
+        record_event("retired", model_name, found.ref.version, reason=reason, actor=actor, settings=settings)
+    return found
+
+
+def reinstate(
+    model_name: str, model_version: str, *, reason: str, actor: str | None = None, settings: Settings | None = None
+) -> Registration:
+    """Take back the retirement of a version; parameters and errors as for `retire`. Its history stays."""
+    settings = settings or get_settings()
+    found = find_version(model_name, model_version, settings=settings)
+    if found.retired:
+        record_event("reinstated", model_name, found.ref.version, reason=reason, actor=actor, settings=settings)
+    return found

@@ -1,4 +1,4 @@
-"""The commands that change what becomes of a version: ``mlsys promote``, ``mlsys models retire`` and ``reinstate``."""
+"""The commands that change what becomes of versions: ``mlsys promote``, ``models retire``, ``reinstate``, ``sync``."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,6 +25,7 @@ def add_to(app: typer.Typer, models: typer.Typer) -> None:
     app.command()(promote)
     models.command()(retire)
     models.command()(reinstate)
+    models.command()(sync)
 
 
 def _targets(incomplete: str) -> list[str]:
@@ -95,6 +96,29 @@ def reinstate(model_name: _Model, model_version: _Version, reason: _Reason, as_j
     from mlsys.registry import reinstate as reinstate_version
 
     _say(reinstate_version(model_name, model_version, reason=reason).ref, "in use again", as_json)
+
+
+def sync(as_json: _Json = False) -> None:
+    """Register what is in this environment's bucket and not in the registry: upload events that were lost.
+
+    [bold]Example:[/bold] mlsys models sync
+    """
+    from mlsys.cli import _json
+    from mlsys.registry import sync as sync_models
+
+    synced = sync_models()
+    if as_json:
+        typer.echo(_json(synced.as_dict()))
+        return
+    found = {
+        "registered now": synced.registered,
+        "cannot be registered (run with --verbose)": synced.refused,
+        "registered, but gone from the bucket": synced.gone,
+    }
+    typer.echo(f"{len(synced.unchanged):,} registered before, as they are in the bucket")
+    for what, refs in found.items():
+        if refs:
+            typer.echo(f"{len(refs):,} {what}: {', '.join(refs[:20])}{', …' if len(refs) > 20 else ''}")
 
 
 def _say(ref: "ModelRef", state: str, as_json: bool) -> None:

@@ -92,7 +92,7 @@ def new_pipeline() -> Any:
 
 
 def train_and_save(frame: "pd.DataFrame", tested: "pd.DataFrame", settings: Settings | None = None) -> Model:
-    """Fit the model on training rows, and save it as the next version: with its cross-validated accuracy, and test rows.
+    """Fit the model on training rows, and save it as the next version, with its cross-validated accuracy and test rows.
 
     A promotion measures it, and the champion, on ``tested``.
     """

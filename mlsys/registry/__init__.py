@@ -6,10 +6,12 @@ from mlsys.registry.lookup import Registration, aliases_of, find_version, list_v
 from mlsys.registry.register import UploadEvent, register
 from mlsys.registry.retirement import reinstate, retire
 from mlsys.registry.runs import list_runs
+from mlsys.registry.sync import Synced, sync
 
 __all__ = [
     "Move",
     "Registration",
+    "Synced",
     "UploadEvent",
     "aliases_of",
     "find_version",
@@ -25,5 +27,6 @@ __all__ = [
     "retire",
     "rollback",
     "set_alias",
+    "sync",
     "wait_for_version",
 ]

@@ -194,19 +194,26 @@ def query(
 @models.command("list")
 def list_models(
     model_name: Annotated[str | None, typer.Argument(help="Only this model.", autocompletion=model_names)] = None,
+    last: Annotated[int, typer.Option(help="Print at most so many of the latest.", min=1)] = 100,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the versions that the registry has in this environment.
+    """List the versions that the registry has in this environment, and the aliases that point to them.
 
     [bold]Example:[/bold] mlsys models list titanic-survival
     """
     from mlsys.registry import list_versions
 
-    frame = list_versions(model_name)
-    if as_json:
-        show_rows(frame, Format.JSON, len(frame))
-    else:
-        show_rows(frame.drop(columns=["environment", "metrics", "description"]), Format.TABLE, len(frame))
+    frame = list_versions(model_name, last=last + 1)
+    if len(frame) > last:
+        typer.echo(f"only {last:,} versions are shown: raise --last for more", err=True)
+        frame = frame.drop(frame["upload_timestamp"].idxmin())
+    if not as_json:
+        frame = frame[["model_name", "model_version", "aliases", "upload_timestamp", "uploader", "promoted_from",
+                       "training_rows", "file_size", "retired_timestamp"]]  # fmt: skip
+        frame = frame.assign(aliases=frame["aliases"].map(", ".join)).rename(
+            columns={"upload_timestamp": "uploaded (UTC)", "retired_timestamp": "retired (UTC)"}
+        )
+    show_rows(frame, Format.JSON if as_json else Format.TABLE, len(frame))
 
 
 @models.command()

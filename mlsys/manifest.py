@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from mlsys.errors import VerificationError
-from mlsys.names import ModelRef
+from mlsys.names import MODEL_FILE, SKOPS_FILE, ModelRef
 
 Task = Literal["binary", "multiclass", "regression"]
 Container = Literal["dataframe", "numpy"]
@@ -84,7 +84,7 @@ class GoldenRows(_Part):
 class Manifest(_Part):
     """Everything that is known about a version when it is saved. Times are UTC.
 
-    ``globals`` are the classes and functions that the model's pickle needs, each ``module:name``, in order.
+    ``globals`` are the classes and functions that the model's file needs, each ``module:name``, in order.
     """
 
     format: Literal[1, 2] = 2  # 1 had no globals
@@ -109,6 +109,11 @@ class Manifest(_Part):
     def ref(self) -> ModelRef:
         """The version that this manifest belongs to."""
         return ModelRef(self.model_name, self.model_version)
+
+    @property
+    def model_file(self) -> Artifact:
+        """The entry of the model itself; raise `VerificationError` when the manifest lists none."""
+        return self.artifact(next((a.file for a in self.artifacts if a.file == SKOPS_FILE), MODEL_FILE))
 
     def artifact(self, file: str) -> Artifact:
         """Return the entry of one file; raise `VerificationError` when the manifest does not list it."""

@@ -11,6 +11,7 @@ from typing import Self
 from mlsys.errors import ModelRefError, TableIdError
 
 MODEL_FILE = "model.joblib"
+SKOPS_FILE = "model.skops"  # in its place, of a model that was saved in that format
 LATEST = "latest"  # the highest registered version; no alias can have this name
 HOLDOUT_FILE = "holdout.parquet"  # rows that the model never saw, with the truth
 MANIFEST_FILE = "manifest.json"  # written last: a version without it is not there yet

@@ -20,6 +20,7 @@ from subprocess import check_output  # noqa: F401 - a name that a hostile pickle
 import joblib
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import typer
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -35,7 +36,7 @@ from sklearn.feature_selection import SelectKBest, f_classif
 from sklearn.feature_selection._base import _get_feature_importances
 from sklearn.gaussian_process import GaussianProcessClassifier
 from sklearn.gaussian_process.kernels import RBF, WhiteKernel
-from sklearn.linear_model import LogisticRegression, SGDClassifier
+from sklearn.linear_model import LinearRegression, LogisticRegression, SGDClassifier
 from sklearn.metrics._dist_metrics import newObj
 from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KNeighborsClassifier
@@ -47,14 +48,15 @@ from sklearn.utils import Bunch
 from sklearn.utils.parallel import Parallel
 
 from mlsys import clients
-from mlsys.errors import MlsysError, NotFoundError, SettingsError, UntrustedError, VerificationError
-from mlsys.gcs import gcs_put
+from mlsys.errors import MlsysError, NotFoundError, SchemaError, SettingsError, UntrustedError, VerificationError
+from mlsys.gcs import gcs_get_bytes, gcs_put
 from mlsys.manifest import Artifact, sha256
-from mlsys.models import load_model, save_model, verify_model, verify_models
+from mlsys.models import load_model, load_unregistered_model, save_model, skops_files, verify_model, verify_models
 from mlsys.models.unpickling import read_back, read_model
-from mlsys.names import registry_table
+from mlsys.names import MANIFEST_FILE, MODEL_FILE, SKOPS_FILE, registry_table
+from mlsys.registry import history
 from mlsys.registry.lookup import wait_for_version
-from mlsys.settings import Environment
+from mlsys.settings import Environment, get_settings
 
 FRAME = pd.DataFrame({"x": np.linspace(0, 1, 12), "z": np.linspace(1, 0, 12) ** 2})
 LABELS = [0, 1, 0] * 4
@@ -469,11 +471,11 @@ def test_only_recorded_globals_are_used(tmp_path):
 
 def test_first_format_is_refused(canary, settings):
     """Its manifests can be read, but say nothing about what the pickle needs."""
-    from mlsys.models.store import unpickled
+    from mlsys.models.store import estimator_in
 
     manifest = load_model(canary.name, canary.version).manifest.model_copy(update={"format": 1, "globals": ()})
     with pytest.raises(UntrustedError, match=f"{canary} was saved by an mlsys that did not record .* save the model"):
-        unpickled(None, manifest, settings)
+        estimator_in(None, manifest, settings)
 
 
 # ---------------------------------------------------------------------------------------------------- real models
@@ -594,3 +596,101 @@ def test_twenty_savers_get_twenty_versions(model_name, storage_client, settings)
     assert sorted(model.ref.number for model in saved) == list(range(1, 21))
     for model, mine in zip(saved, models, strict=True):
         assert load_model(model_name, model.ref.version).estimator.C == mine.C
+
+
+# skops: the format that runs nothing
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        make_pipeline(StandardScaler(), LogisticRegression()),
+        HistGradientBoostingClassifier(max_iter=5),
+        RandomForestClassifier(3),
+    ],
+    ids=["pipeline", "boosting", "forest"],
+)
+def test_skops_models_are_saved_verified_and_loaded(model_name, estimator):
+    """The same predictions, the same checks, another file."""
+    frame = pd.DataFrame({"x": np.arange(40.0), "z": np.arange(40.0) % 7})
+    saved = save_model(estimator.fit(frame, [0, 1] * 20), model_name, frame, format="skops")
+    loaded = load_model(model_name)
+    assert [artifact.file for artifact in saved.manifest.artifacts] == [SKOPS_FILE]
+    table = pa.Table.from_pandas(frame)
+    assert loaded.predict(table).equals(saved.predict(table))
+    assert verify_model(model_name).ok
+
+
+def test_skops_model_needs_what_both_lists_have(tmp_path):
+    """A type that was not recorded, or that no model may use, is not even imported."""
+    path = tmp_path / SKOPS_FILE
+    skops_files.dump(RandomForestClassifier(3).fit([[0.0], [1.0]], [0, 1]), path)
+    _, needed = skops_files.read_back(path, ())
+    assert needed == ("sklearn.tree._tree:Tree",)
+    with pytest.raises(UntrustedError, match=r"needs sklearn\.tree\._tree:Tree, which was not recorded"):
+        skops_files.read_model(path, (), (), of="the model")
+    skops_files.dump(make_pipeline(FunctionTransformer(os.system)), path)
+    with pytest.raises(UntrustedError, match=r"needs (posix|os):system, which no model may use"):
+        skops_files.read_back(path, ())
+
+
+def test_file_that_is_no_skops_is_refused(tmp_path):
+    """Neither a pickle in its clothes, nor a zip file of something else."""
+    for data in (pickle.dumps(1), b"PK\x03\x04", b""):
+        (tmp_path / SKOPS_FILE).write_bytes(data)
+        with pytest.raises(VerificationError, match="is no file of skops"):
+            skops_files.read_model(tmp_path / SKOPS_FILE, (), (), of="the model")
+
+
+def test_format_is_one_of_two(model_name):
+    """One line that names what was given."""
+    with pytest.raises(SchemaError, match="format must be 'joblib' or 'skops', got 'onnx'"):
+        save_model(LinearRegression().fit([[0.0]], [0]), model_name, np.zeros((1, 1)), format="onnx")
+
+
+# The override
+
+
+def test_override_loads_what_is_not_registered_in_dev_and_leaves_an_event(model_name):
+    """A version that somebody put into the bucket by hand, and one that differs from its registration."""
+    dev = get_settings().at(Environment.DEV)
+    saved = save_model(LogisticRegression().fit(FRAME, LABELS), model_name, FRAME, settings=dev)
+    other = LogisticRegression(C=0.1).fit(FRAME, LABELS)
+    with io.BytesIO() as file:
+        joblib.dump(other, file)
+        gcs_put(file.getvalue(), dev.model_bucket(), saved.ref.blob_path(MODEL_FILE))
+    with pytest.raises(VerificationError, match="is not what was saved"):
+        load_model(model_name, "v1", settings=dev)
+    loaded = load_unregistered_model(model_name, "v1", reason="looking into it", settings=dev)
+    assert loaded.estimator.C == 0.1
+    assert list(history(model_name, settings=dev)["event_type"]) == ["registered", "overridden"]
+    manifest = saved.manifest.model_copy(update={"model_version": "v7"})
+    for file, data in ((MODEL_FILE, gcs_get_bytes(dev.model_bucket(), saved.ref.blob_path(MODEL_FILE))),
+                       (MANIFEST_FILE, b"[" + manifest.to_json() + b"]")):  # fmt: skip
+        gcs_put(data, dev.model_bucket(), manifest.ref.blob_path(file))
+    with pytest.raises(VerificationError, match="cannot be read"):
+        load_unregistered_model(model_name, "v7", reason="r", settings=dev)
+
+
+@pytest.mark.parametrize("env", ["local", "staging", "prod"])
+def test_override_is_for_dev_alone(model_name, env):
+    """Neither where it counts, nor where it teaches bad habits."""
+    settings = get_settings().at(Environment(env))
+    with pytest.raises(UntrustedError, match=f"only in dev, got {env}: register it"):
+        load_unregistered_model(model_name, "v1", reason="r", settings=settings)
+
+
+def test_override_does_not_run_what_no_model_may(model_name):
+    """Whatever the folder holds, the policy stays."""
+    dev = get_settings().at(Environment.DEV)
+    saved = save_model(LogisticRegression().fit(FRAME, LABELS), model_name, FRAME, settings=dev)
+    gcs_put(Evil(), dev.model_bucket(), saved.ref.blob_path(MODEL_FILE))
+    with pytest.raises(UntrustedError, match="which no model may use"):
+        load_unregistered_model(model_name, "v1", reason="r", settings=dev)
+
+
+class Evil:
+    """A pickle that would run a command."""
+
+    def __reduce__(self):
+        return os.system, ("exit 1",)

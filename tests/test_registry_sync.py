@@ -2,7 +2,7 @@
 
 At full size, ten thousand objects and their events in four orders::
 
-    MLSYS_UPLOAD_EVENTS=10000 uv run pytest tests/test_registry_sync.py -s -n 0 -k orders --timeout 7200
+    MLSYS_UPLOAD_EVENTS=10000 uv run pytest tests/test_registry_sync.py -s -n 0 -k order --timeout 7200
 """
 
 import json

@@ -2,7 +2,7 @@
 
 from mlsys.models.model import Model
 from mlsys.models.promotion import Promotion, check_promotion, promote
-from mlsys.models.store import load_manifest, load_model, save_model
+from mlsys.models.store import load_manifest, load_model, load_unregistered_model, save_model
 from mlsys.models.verify import Verification, verify_model, verify_models
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "check_promotion",
     "load_manifest",
     "load_model",
+    "load_unregistered_model",
     "promote",
     "save_model",
     "verify_model",

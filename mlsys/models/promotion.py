@@ -30,8 +30,8 @@ from mlsys.models import environment
 from mlsys.models.gates import Verdict, judge, read_gates
 from mlsys.models.holdout import measure
 from mlsys.models.model import Model
-from mlsys.models.store import load_model, registered_manifest, unpickled, verified_file
-from mlsys.names import HOLDOUT_FILE, MANIFEST_FILE, MODEL_FILE, ModelRef
+from mlsys.models.store import estimator_in, load_model, registered_manifest, verified_file
+from mlsys.names import HOLDOUT_FILE, MANIFEST_FILE, ModelRef
 from mlsys.registry.aliases import CHAMPION
 from mlsys.registry.events import find_events, record_event
 from mlsys.registry.lookup import aliases_of, find_version, registration_of, wait_for_version
@@ -237,7 +237,7 @@ def _prove(
     environment.check(manifest)
     for artifact in manifest.artifacts:
         verified_file(artifact, manifest.ref, here.model_bucket(), folder, client)
-    model = Model(manifest, unpickled(folder / MODEL_FILE, manifest, here))
+    model = Model(manifest, estimator_in(folder, manifest, here))
     model.check_golden_rows()
     holdout = folder / HOLDOUT_FILE
     gates = read_gates(manifest.model_name, project_dir())

@@ -16,7 +16,8 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal
 
 from mlsys import clients
 from mlsys.errors import AlreadyExistsError, NotFoundError, SchemaError, UntrustedError, VerificationError
@@ -28,9 +29,10 @@ from mlsys.models.holdout import measure, write_holdout
 from mlsys.models.model import Model, describe, predict, predict_frame, same
 from mlsys.models.profile import golden_positions, profile
 from mlsys.models.signature import infer_inputs, to_bigquery_table, to_json_columns
-from mlsys.names import HOLDOUT_FILE, MANIFEST_FILE, MODEL_FILE, ModelRef, check_model_name
+from mlsys.names import HOLDOUT_FILE, MANIFEST_FILE, MODEL_FILE, SKOPS_FILE, ModelRef, check_model_name
+from mlsys.registry.events import record_event
 from mlsys.registry.lookup import LATEST, Registration, find_version, list_versions, wait_for_version
-from mlsys.settings import Settings, get_settings
+from mlsys.settings import Environment, Settings, get_settings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,6 +52,7 @@ def save_model(
     description: str = "",
     feature_names: Sequence[str] | None = None,
     holdout: "tuple[pd.DataFrame | np.ndarray, Any] | None" = None,
+    format: Literal["joblib", "skops"] = "joblib",  # noqa: A002 - what users of skops call it
     wait: bool = True,
     settings: Settings | None = None,
 ) -> Model:
@@ -69,6 +72,9 @@ def save_model(
     holdout
         ``(X_test, y_test)``: rows that the model has not seen, with the truth. They are kept beside the version, for
         whoever may read the bucket; a promotion measures this version and the champion on them.
+    format
+        ``skops`` stores no pickle, but a file that runs nothing when it is read; it knows scikit-learn's models and
+        little else.
     wait
         Wait until the upload event has reached the registry, so that the version can be loaded at once.
 
@@ -95,17 +101,15 @@ def save_model(
     --------
     >>> save_model(pipeline, "titanic-survival", X_train, metrics={"accuracy": 0.81})  # doctest: +SKIP
     """
-    from mlsys.models.unpickling import read_back
-
     settings = settings or get_settings()
     check_model_name(model_name)
     frame, container = _as_frame(X, feature_names)
     signature = describe(estimator, infer_inputs(frame), container)
     client, bucket = clients.storage_client(settings), settings.model_bucket()
     with tempfile.TemporaryDirectory() as folder:
-        model_file = Path(folder) / MODEL_FILE
+        model_file = Path(folder) / _file_of(format)
         _dump(estimator, model_file)
-        loaded, needed = read_back(model_file, settings.mlsys_model_packages)
+        loaded, needed = _reader(model_file.name).read_back(model_file, settings.mlsys_model_packages)
         extras = _write_holdout(Path(folder), signature, holdout, feature_names)
         draft = Manifest(
             model_name=model_name,
@@ -131,22 +135,12 @@ def save_model(
         if holdout is not None:
             measure(readable, Path(folder) / HOLDOUT_FILE)  # what cannot be scored now could not be compared later
         del loaded, readable
-        ref = _claim(model_file, _next_number(model_name, bucket, client, settings), model_name, bucket, client)
-        for file in extras:
-            gcs_put(file, bucket, ref.blob_path(file.name), create_only=True, client=client)
-    manifest = draft.model_copy(update={"model_version": ref.version})
-    data = manifest.to_json()
-    gcs_put(
-        data,
-        bucket,
-        ref.blob_path(MANIFEST_FILE),
-        create_only=True,
-        content_type="application/json",
-        client=client,
-    )
-    logger.info("saved %s as %s", ref, ref.uri(bucket))
+        manifest = _write(
+            [model_file, *extras], draft, _next_number(model_name, bucket, client, settings), bucket, client
+        )
+    logger.info("saved %s as %s", manifest.ref, manifest.ref.uri(bucket))
     if wait:
-        wait_for_version(ref, manifest_sha256=sha256(data), settings=settings)
+        wait_for_version(manifest.ref, manifest_sha256=sha256(manifest.to_json()), settings=settings)
     return Model(manifest, estimator)
 
 
@@ -188,11 +182,45 @@ def load_model(
     if check_environment:
         environment.check(manifest)
     with tempfile.TemporaryDirectory() as folder:
-        path = verified_file(
-            manifest.artifact(MODEL_FILE), manifest.ref, registration.bucket_name, Path(folder), client
-        )
-        estimator = unpickled(path, manifest, settings)
+        verified_file(manifest.model_file, manifest.ref, registration.bucket_name, Path(folder), client)
+        estimator = estimator_in(Path(folder), manifest, settings)
     logger.info("loaded %s from %s", manifest.ref, registration.gcs_uri)
+    return Model(manifest, estimator)
+
+
+def load_unregistered_model(
+    model_name: str, model_version: str, *, reason: str, actor: str | None = None, settings: Settings | None = None
+) -> Model:
+    """Load a version from dev's bucket although the registry does not know it, or knows it otherwise.
+
+    For looking into what went wrong. It is on record: an event of type overridden is written before anything is read.
+    Digests and the environment are not checked, but the policy of `mlsys.models.unpickling` is in force.
+
+    Raises
+    ------
+    UntrustedError
+        This is not dev; or the file needs code that no model may use.
+    NotFoundError, VerificationError
+        The bucket has no such version, or its manifest or model cannot be read.
+
+    Examples
+    --------
+    >>> load_unregistered_model("titanic-survival", "v3", reason="the function was down")  # doctest: +SKIP
+    """
+    settings, ref = settings or get_settings(), ModelRef(model_name, model_version)
+    if settings.env is not Environment.DEV:
+        raise UntrustedError(
+            f"versions that are not registered are loaded only in dev, got {settings.env}: register it"
+            " (`mlsys models sync`), or save the model again"
+        )
+    record_event("overridden", model_name, model_version, reason=reason, actor=actor, settings=settings)
+    client, bucket = clients.storage_client(settings), settings.model_bucket()
+    manifest = parse_manifest(gcs_get_bytes(bucket, ref.blob_path(MANIFEST_FILE), client=client), ref)
+    file = manifest.model_file.file
+    with tempfile.TemporaryDirectory() as folder:
+        path = gcs_get_file(bucket, ref.blob_path(file), Path(folder) / file, client=client)
+        estimator, _ = _reader(file).read_back(path, settings.mlsys_model_packages)
+    logger.warning("loaded %s from %s, which nobody vouches for", ref, ref.uri(bucket))
     return Model(manifest, estimator)
 
 
@@ -262,7 +290,19 @@ def _artifact(file: Path) -> Artifact:
     return Artifact(file=file.name, size=file.stat().st_size, sha256=_file_sha256(file))
 
 
+def _file_of(format_: str) -> str:
+    files = {"joblib": MODEL_FILE, "skops": SKOPS_FILE}
+    if format_ not in files:
+        raise SchemaError(f"format must be 'joblib' or 'skops', got {format_!r}")
+    return files[format_]
+
+
 def _dump(estimator: Any, path: Path) -> None:
+    if path.name == SKOPS_FILE:
+        from mlsys.models.skops_files import dump
+
+        dump(estimator, path)
+        return
     import joblib
 
     joblib.dump(estimator, path, compress=0)  # uncompressed: scanners and the verifying loader can read it
@@ -274,15 +314,20 @@ def _next_number(model_name: str, bucket: str, client: "StorageClient", settings
     return 1 + max(_numbers(model_name, bucket, client) + registered, default=0)
 
 
-def _claim(model_file: Path, number: int, model_name: str, bucket: str, client: "StorageClient") -> ModelRef:
+def _write(files: list[Path], draft: Manifest, number: int, bucket: str, client: "StorageClient") -> Manifest:
+    """Write a version under the first number, from ``number`` on, that nobody else has; return its manifest."""
     while True:
-        ref = ModelRef.from_number(model_name, number)
+        ref = ModelRef.from_number(draft.model_name, number)
+        manifest = draft.model_copy(update={"model_version": ref.version})
         try:
-            gcs_put(model_file, bucket, ref.blob_path(MODEL_FILE), create_only=True, client=client)
-        except AlreadyExistsError:  # another saver was quicker: this version is theirs
+            for file in files:
+                gcs_put(file, bucket, ref.blob_path(file.name), create_only=True, client=client)
+            path, kind = ref.blob_path(MANIFEST_FILE), "application/json"
+            gcs_put(manifest.to_json(), bucket, path, create_only=True, content_type=kind, client=client)
+        except AlreadyExistsError:  # another saver was quicker: the number is theirs
             number += 1
         else:
-            return ref
+            return manifest
 
 
 def _numbers(model_name: str, bucket: str, client: "StorageClient") -> list[int]:
@@ -332,16 +377,25 @@ def verified_file(artifact: Artifact, ref: ModelRef, bucket: str, folder: Path, 
     return path
 
 
-def unpickled(path: Path, manifest: Manifest, settings: Settings) -> Any:
-    """Return the estimator of a verified file, as far as the manifest and the policy let it; see `load_model`."""
+def estimator_in(folder: Path, manifest: Manifest, settings: Settings) -> Any:
+    """Return the estimator of a verified version, as far as the manifest and the policy let it; see `load_model`."""
     if manifest.format == 1:
         raise UntrustedError(
             f"{manifest.ref} was saved by an mlsys that did not record what its pickle needs: save the model again"
         )
-    from mlsys.models.unpickling import read_model
+    file = manifest.model_file.file
+    reader = _reader(file)
+    return reader.read_model(
+        folder / file, manifest.globals, settings.mlsys_model_packages, of=f"{file} of {manifest.ref}"
+    )
 
-    what = f"{MODEL_FILE} of {manifest.ref}"
-    return read_model(path, manifest.globals, settings.mlsys_model_packages, of=what)
+
+def _reader(file: str) -> ModuleType:
+    if file == SKOPS_FILE:
+        from mlsys.models import skops_files as reader
+    else:
+        from mlsys.models import unpickling as reader
+    return reader
 
 
 def _file_sha256(path: Path) -> str:

@@ -8,6 +8,7 @@ distributions and a DataFrame run text. So classes are allowed by module, functi
 called; and only lists, dicts and sets are filled, as an object could bring an ``append`` of the pickle's choice.
 """
 
+import importlib
 import pickle
 import re
 import sys
@@ -58,6 +59,10 @@ _APPLIED = re.compile(
     re.VERBOSE,
 )
 _UFUNCS = re.compile(r"(numpy|scipy\.special)(\.\w+)*:\w+")
+_NOT_A_MODULE = (
+    "needs {}, which is defined in a notebook or script and nowhere else: move it to a module, import it from there,"
+    " and name the module's package in MLSYS_MODEL_PACKAGES"
+)
 _REFUSED = (  # opcodes that joblib does not write
     pickle.INST
     + pickle.OBJ
@@ -99,6 +104,24 @@ def read_back(path: Path, trusted: Collection[str]) -> tuple[Any, tuple[str, ...
         As `read_model`: nobody could load it.
     """
     return _read(path, None, trusted, "the model")
+
+
+def check_name(full: str, trusted: Collection[str], of: str) -> None:
+    """Raise `UntrustedError` for a class or function, ``module:name``, that no model may use, in whatever format."""
+    module, _, name = full.partition(":")
+    if module.startswith(("__main__", "__mp_main__")):
+        raise UntrustedError(f"{of} {_NOT_A_MODULE.format(name)}")
+    if module.partition(".")[0] in trusted or any(r.fullmatch(full) for r in (_CALLED, _APPLIED, _UFUNCS)):
+        return
+    if not (_CLASSES.fullmatch(full) and isinstance(getattr(importlib.import_module(module), name, None), type)):
+        raise UntrustedError(f"{of} {_no_model_may_use(full, trusted)}")
+
+
+def _no_model_may_use(full: str, trusted: Collection[str]) -> str:
+    package = full.partition(":")[0].partition(".")[0]
+    known = package in sys.stdlib_module_names or package in _PACKAGES or package in trusted
+    way_out = "" if known else f"; if {package} is yours, name it in MLSYS_MODEL_PACKAGES here and where models run"
+    return f"needs {full}, which no model may use{way_out}"
 
 
 def _read(
@@ -144,10 +167,7 @@ class _ModelUnpickler(NumpyUnpickler):
     def _find(self, module: str, name: str, full: str) -> Any:
         package = module.partition(".")[0]
         if package in ("__main__", "__mp_main__"):
-            self.refuse(
-                f"needs {name}, which is defined in a notebook or script and nowhere else: move it to a module, import"
-                " it from there, and name the module's package in MLSYS_MODEL_PACKAGES"
-            )
+            self.refuse(_NOT_A_MODULE.format(name))
         if self._granted is not None and full not in self._granted:
             self.refuse(f"needs {full}, which was not recorded when it was saved")
         if self.proto < 4:  # joblib writes 4, and older ones give some names another meaning
@@ -172,10 +192,7 @@ class _ModelUnpickler(NumpyUnpickler):
         return package in self._trusted or _CLASSES.fullmatch(full) is not None
 
     def _refuse_name(self, full: str) -> NoReturn:
-        package = full.partition(":")[0].partition(".")[0]
-        known = package in sys.stdlib_module_names or package in _PACKAGES or package in self._trusted
-        way_out = "" if known else f"; if {package} is yours, name it in MLSYS_MODEL_PACKAGES here and where models run"
-        self.refuse(f"needs {full}, which no model may use{way_out}")
+        self.refuse(_no_model_may_use(full, self._trusted))
 
     def refuse(self, what: str) -> NoReturn:
         raise UntrustedError(f"{self._of} {what}")

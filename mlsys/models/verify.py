@@ -13,8 +13,8 @@ from mlsys.errors import AccessError, MlsysError, VerificationError
 from mlsys.manifest import Manifest
 from mlsys.models import environment
 from mlsys.models.model import GoldenDifference, Model
-from mlsys.models.store import registered_manifest, unpickled, verified_file
-from mlsys.names import LATEST, MODEL_FILE, ModelRef
+from mlsys.models.store import estimator_in, registered_manifest, verified_file
+from mlsys.names import LATEST, ModelRef
 from mlsys.registry.lookup import Registration, find_version, list_versions, registered_columns
 from mlsys.registry.register import columns_of
 from mlsys.settings import Settings, get_settings
@@ -112,7 +112,7 @@ class _Run:
             self._row,
             lambda: self._files(folder),
             lambda: environment.check(self.manifest),
-            lambda: self._loads(folder / MODEL_FILE),
+            lambda: self._loads(folder),
             self._golden_rows,
         ]
 
@@ -133,9 +133,8 @@ class _Run:
         for artifact in self.manifest.artifacts:
             verified_file(artifact, self.manifest.ref, self.registration.bucket_name, folder, self.client)
 
-    def _loads(self, path: Path) -> None:
-        self.manifest.artifact(MODEL_FILE)
-        self.model = Model(self.manifest, unpickled(path, self.manifest, self.settings))
+    def _loads(self, folder: Path) -> None:
+        self.model = Model(self.manifest, estimator_in(folder, self.manifest, self.settings))
 
     def _golden_rows(self) -> None:
         self.golden_differences = tuple(self.model.golden_differences())

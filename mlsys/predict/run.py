@@ -23,7 +23,7 @@ from mlsys import clients, logs
 from mlsys.bq import bq_pin
 from mlsys.errors import InterruptedRunError, MlsysError, NotFoundError, RejectedRowsError, SchemaError
 from mlsys.models.environment import git_commit
-from mlsys.names import MODEL_FILE, labels, rejects_table
+from mlsys.names import labels, rejects_table
 from mlsys.predict import output, preflight
 from mlsys.predict.job import PredictionJob, RunRecord
 from mlsys.predict.parts import BATCH_ROWS, Score, Work
@@ -182,7 +182,7 @@ class Run:
         self._entry = replace(
             self._entry,
             model_version=plan.model_version,
-            model_sha256=checked.model.manifest.artifact(MODEL_FILE).sha256,
+            model_sha256=checked.model.manifest.model_file.sha256,
             bytes_processed=plan.bytes_processed,
         )
         logger.info("%s over %d rows of %s", checked.model.ref, plan.rows.total_rows, self.job.source[:200])

@@ -68,20 +68,26 @@ def aliases_of(model_name: str, *, settings: Settings | None = None) -> dict[str
     return dict(frame.itertuples(index=False))
 
 
-def list_versions(model_name: str | None = None, *, settings: Settings | None = None) -> "pd.DataFrame":
-    """Return the registered versions of this environment, one row each, by model and version.
+def list_versions(
+    model_name: str | None = None, *, last: int | None = None, settings: Settings | None = None
+) -> "pd.DataFrame":
+    """Return the registered versions of this environment, one row each, by model and version; with ``last``, so many.
+
+    Those that were uploaded last are taken.
 
     Columns: environment, model_name, model_version, aliases (list), upload_timestamp, file_size (bytes), uploader,
     training_rows, promoted_from, retired_timestamp, metrics (JSON), description.
     """
-    return select(
+    frame = select(
         "environment, model_name, model_version, aliases, upload_timestamp, file_size, uploader, training_rows,"
         " promoted_from, retired_timestamp, metrics, description",
         "versions",
         model_name or "",
         settings or get_settings(),
-        order=_BY_VERSION,
+        order=_BY_VERSION if last is None else f"upload_timestamp DESC LIMIT {int(last)}",
     )
+    number = frame["model_version"].str[1:].astype("int64")
+    return frame.assign(number=number).sort_values(["model_name", "number"], ignore_index=True).drop(columns="number")
 
 
 def retired_versions(model_name: str, *, settings: Settings | None = None) -> set[str]:

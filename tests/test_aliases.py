@@ -1,10 +1,12 @@
 """Aliases move by events, one winner at a time, and their past can be asked for."""
 
 import json
+import os
 import random
 import re
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pandas as pd
 import pytest
@@ -344,6 +346,71 @@ def test_champion_at_any_moment_of_a_random_history(model, settings):
         assert list(listed["model_version"]) == ([version] if version else [])
     current, stack = replay(steps)[-1]
     assert rollback(model, reason="r").model_version == (stack[-1] if current is None else stack[-2])
+
+
+class _Plain:
+    """What should become of a champion and of retirements, by the plainest means."""
+
+    def __init__(self):
+        self.stack, self.current, self.retired = [], None, set()
+
+    def set(self, version):
+        if version in self.retired:
+            raise ConflictError
+        self.stack += [version] if self.stack[-1:] != [version] else []
+        self.current = version
+
+    def rollback(self):
+        earlier = self.stack[: len(self.stack) - (self.current is not None)]
+        while earlier and (earlier[-1] in self.retired or earlier[-1] == self.current):
+            earlier.pop()
+        if not earlier:
+            raise NotFoundError
+        self.stack, self.current = earlier, earlier[-1]
+
+    def remove(self):
+        if not self.stack:
+            raise NotFoundError
+        self.current = None
+
+    def retire(self, version):
+        if version == self.current:
+            raise ConflictError
+        self.retired.add(version)
+
+    def reinstate(self, version):
+        self.retired.discard(version)
+
+
+def test_champion_at_any_moment_with_retirements(model):
+    """Steps of people, some of them refused: the same ones as by a plain replay, and the same champion ever since.
+
+    ``MLSYS_ALIAS_STEPS=200`` takes more of them.
+    """
+    rng, plain, known = random.Random(5), _Plain(), []
+    for number in range(int(os.environ.get("MLSYS_ALIAS_STEPS", "25"))):
+        verb = rng.choice(["set", "set", "set", "rollback", "rollback", "remove", "retire", "retire", "reinstate"])
+        of = [f"v{rng.randint(1, 5)}"] if verb in ("set", "retire", "reinstate") else []
+        moves = {"set": partial(set_alias, model, "champion"), "rollback": partial(rollback, model),
+                 "remove": partial(registry.remove_alias, model, "champion")}  # fmt: skip
+        real = moves.get(verb) or partial(getattr(registry, verb), model)
+        try:
+            getattr(plain, verb)(*of)
+        except (ConflictError, NotFoundError) as exc:
+            with pytest.raises(type(exc)):
+                real(*of, reason=f"step {number}")
+            continue
+        move = real(*of, reason=f"step {number}")
+        if verb in moves and (not known or known[-1][0] != move.event_timestamp):
+            known.append((move.event_timestamp, plain.current))
+    assert len(known) > 5
+    for (moment, version), (later, _) in zip(known, [*known[1:], (datetime.now(UTC), None)], strict=True):
+        for at in (moment, later - timedelta(microseconds=1)):
+            assert list(registry.list_aliases(model, at=at)["model_version"]) == ([version] if version else [])
+    retired = registry.list_versions(model).query("retired_timestamp.notna()")["model_version"]
+    assert set(retired) == plain.retired
+    standing = [f"v{n}" for n in range(1, 6) if f"v{n}" not in plain.retired]
+    assert find_version(model).ref.version == standing[-1]
 
 
 def test_registration_is_one_event_however_often_it_is_delivered(model_name, storage_client, settings):

@@ -183,9 +183,10 @@ resource "google_project_iam_member" "deploy" {
 
 resource "google_bigquery_table_iam_member" "deploy" {
   for_each = {
-    aliases = "roles/bigquery.dataViewer"
-    events  = "roles/bigquery.dataEditor"
-    models  = "roles/bigquery.dataViewer"
+    aliases  = "roles/bigquery.dataViewer"
+    events   = "roles/bigquery.dataEditor"
+    models   = "roles/bigquery.dataViewer"
+    versions = "roles/bigquery.dataViewer"
   }
 
   project    = var.project_id

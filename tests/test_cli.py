@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -84,6 +85,22 @@ def test_query_prints_the_demos_predictions(demo, mlsys):
     assert mlsys("query", sql, "--format", "csv").stdout.splitlines()[0] == "model_version,n"
     assert "v1" in mlsys("query", sql).stdout
     assert "would process" in mlsys("query", sql, "--dry-run").stdout
+
+
+def test_questions_of_the_registrys_page_are_answered(demo, mlsys):
+    """Each statement of scripts/model_registry/README.md runs; lineage leads from a prediction to its training."""
+    mlsys("alias", "set", "titanic-survival", "champion", "v1", "--reason", "first")
+    page = (ROOT / "scripts" / "model_registry" / "README.md").read_text()
+    (block,) = re.findall(r"```sql\n(.*?)```", page, re.DOTALL)
+    statements = [text for text in block.split(";") if text.strip()]
+    assert len(statements) == 9
+    for statement in statements:
+        here = statement.replace("'prod'", "'local'").replace("2026-03-03", "9999-01-01")
+        rows = json.loads(mlsys("query", here, "--format", "json").stdout)
+        assert rows or "refused" in statement, statement
+    assert {row["passenger_id"] for row in rows} == {3}
+    assert {row["model_version"] for row in rows} == {"v1", "v2"}
+    assert "passengers" in rows[0]["training_query"]
 
 
 def test_models_show_is_a_page_or_the_manifest(demo, mlsys):

@@ -74,6 +74,7 @@ run "a_second_model_is_one_entry" {
       "roles/bigquery.dataViewer on table shoufianesys.ml_registry.aliases",
       "roles/bigquery.dataViewer on table shoufianesys.ml_registry.events",
       "roles/bigquery.dataViewer on table shoufianesys.ml_registry.models",
+      "roles/bigquery.dataViewer on table shoufianesys.ml_registry.versions",
       "roles/bigquery.jobUser on project shoufianesys",
       "roles/bigquery.readSessionUser on project shoufianesys",
       "roles/storage.objectCreator on bucket ml-models-staging/_runs/",

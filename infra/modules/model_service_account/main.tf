@@ -18,9 +18,9 @@ locals {
   # A query job and a read session belong to the project that pays for them: no narrower resource has these roles.
   project_roles = ["roles/bigquery.jobUser", "roles/bigquery.readSessionUser"]
 
-  # What finds a version (aliases is a view on events) and, for a job, the ledger of its runs.
+  # What finds a version (aliases and versions are views on events and models) and, for a job, the ledger of its runs.
   registry_roles = merge(
-    { for table in ["aliases", "events", "models"] : table => "roles/bigquery.dataViewer" },
+    { for table in ["aliases", "events", "models", "versions"] : table => "roles/bigquery.dataViewer" },
     local.publishes ? { runs = "roles/bigquery.dataEditor" } : {},
   )
 

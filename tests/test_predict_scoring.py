@@ -126,7 +126,7 @@ def test_rows_that_training_did_not_see_are_rejected_with_the_reason():
         (
             pd.Series(pd.to_datetime(["2024-01-01"])).astype("datetime64[ns]"),
             pa.array([datetime(2024, 1, 1), datetime(1, 1, 1)], pa.timestamp("us")),
-            r"c is datetime.datetime(1, 1, 1, 0, 0), which training's datetime64[ns] cannot hold",
+            "c is '0001-01-01 00:00:00.000000', which training's datetime64[ns] cannot hold",
         ),
     ],
     ids=["float", "uint8", "Int16", "float32", "ns"],

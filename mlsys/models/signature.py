@@ -203,7 +203,7 @@ def unfit_rows(rows: pa.RecordBatch, inputs: Sequence[InputField]) -> dict[int, 
             unfit, why = (_codes(column, field) == _UNKNOWN).nonzero()[0].tolist(), "a level that training had not"
         else:
             unfit, why = _misfits(column, field), f"which training's {field.dtype} cannot hold"
-        reasons |= {i: f"{field.name} is {column[i].as_py()!r}, {why}" for i in unfit}
+        reasons |= {i: f"{field.name} is {_to_json(column[i : i + 1])[0]!r}, {why}" for i in unfit}
         if not field.nullable and column.null_count:
             missing = pc.indices_nonzero(column.is_null()).to_pylist()
             reasons |= dict.fromkeys(missing, f"{field.name} is NULL or NaN, training saw none")

@@ -15,7 +15,7 @@ from mlsys.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-RETRY_S = 10.0
+RETRY_S = 5.0
 
 
 class Resident:
@@ -62,7 +62,7 @@ class Resident:
         except MlsysError as exc:
             self._fail(" ".join(str(exc).split()), exc_info=False)
         except (Exception, SystemExit) as exc:  # noqa: BLE001 - what Google's clients or a model's own code raise
-            self._fail(f"loading the model failed ({type(exc).__name__}); the service's log has more", exc_info=True)
+            self._fail(f"loading the model failed ({type(exc).__name__}), the service's log has more", exc_info=True)
         else:
             logger.info("%s is ready after %.1f s", self._model.ref, time.monotonic() - started)
 

@@ -29,14 +29,15 @@ def instructions() -> list[list[str]]:
     return [shlex.split(line) for line in "\n".join(lines).replace("\\\n", " ").splitlines() if line.strip()]
 
 
-def stages() -> tuple[list[list[str]], list[list[str]]]:
-    """Return the instructions of the builder and of the runtime."""
-    first, second = (i for i, words in enumerate(instructions()) if words[0] == "FROM")
-    return instructions()[first:second], instructions()[second:]
+def stage(name: str) -> list[list[str]]:
+    """Return the instructions of a stage."""
+    starts = [i for i, words in enumerate(instructions()) if words[0] == "FROM"]
+    start = next(i for i in starts if instructions()[i][-1] == name)
+    return instructions()[start : next((i for i in starts if i > start), None)]
 
 
-def values(stage: list[list[str]], instruction: str) -> list[str]:
-    return [" ".join(words[1:]) for words in stage if words[0] == instruction]
+def values(steps: list[list[str]], instruction: str) -> list[str]:
+    return [" ".join(words[1:]) for words in steps if words[0] == instruction]
 
 
 def python_versions() -> dict[str, str]:
@@ -69,36 +70,38 @@ def test_the_base_images_are_the_plans_and_can_be_replaced():
         "BUILDER_IMAGE=ghcr.io/astral-sh/uv:python3.12-bookworm-slim",
         "RUNTIME_IMAGE=python:3.12-slim-bookworm",
     ]
-    assert values(instructions(), "FROM") == ["${BUILDER_IMAGE} AS builder", "${RUNTIME_IMAGE} AS runtime"]
+    assert values(instructions(), "FROM") == [
+        "${BUILDER_IMAGE} AS dependencies",
+        "dependencies AS code",
+        "${RUNTIME_IMAGE} AS runtime",
+    ]
 
 
-def test_the_builder_installs_the_lock_before_the_code():
-    """A change of the code leaves the layer of the dependencies alone; the lock is never changed by a build."""
-    builder, _ = stages()
-    steps = [words for words in builder if words[0] in ("RUN", "COPY")]
-    assert "--no-install-project" in steps[0]
-    assert not any(word.startswith("source=mlsys") for word in steps[0])
-    assert "--no-editable" in steps[-1]
-    syncs = [words for words in steps if words[0] == "RUN"]
-    assert len(syncs) == 2
-    assert all({"--locked", "--group", "serve"} <= set(words) for words in syncs)
+def test_the_dependencies_are_installed_by_the_lock_before_there_is_code():
+    """A change of the code leaves their layer alone; a build never changes the lock."""
+    steps = stage("dependencies")
+    (sync,) = values(steps, "RUN")
+    assert not values(steps, "COPY")
+    assert re.findall(r"source=(\S+),", sync) == ["pyproject.toml", "uv.lock"]
+    assert sync.endswith("uv sync --locked --group serve --no-install-project")
     assert {"UV_PYTHON_DOWNLOADS=0", "UV_COMPILE_BYTECODE=1", "UV_NO_DEFAULT_GROUPS=1"} <= {
-        word for words in builder if words[0] == "ENV" for word in words[1:]
+        *values(steps, "ENV")[0].split()
     }
+    assert "--no-deps" in values(stage("code"), "RUN")[0]
 
 
-def test_the_runtime_has_the_environment_and_nothing_more():
+def test_the_runtime_has_what_was_installed_and_nothing_more():
     """No tool runs in it, so none stays in it; the user is a number that is not root's."""
-    _, runtime = stages()
+    runtime = stage("runtime")
     assert not values(runtime, "RUN")
-    assert values(runtime, "COPY") == ["--from=builder /app/.venv /app/.venv"]
+    assert values(runtime, "COPY") == ["--from=dependencies /app/.venv /app/.venv", "--from=code /app/lib /app/lib"]
     assert all(int(number) > 0 for number in values(runtime, "USER")[-1].split(":"))
     assert "uv" not in " ".join(" ".join(words) for words in runtime).replace("/.venv", "").split()
 
 
 def test_the_image_says_what_it_was_made_from():
     """Labels for people and registries, a variable that mlsys reads for the ledger."""
-    _, runtime = stages()
+    runtime = stage("runtime")
     assert {
         "org.opencontainers.image.version=${VERSION}",
         "org.opencontainers.image.revision=${GIT_COMMIT}",
@@ -107,20 +110,20 @@ def test_the_image_says_what_it_was_made_from():
     assert "mlsys_git_commit" in Settings.model_fields
 
 
-def test_the_build_context_is_what_the_builder_copies():
-    """An allow-list: no tests, no .git, no .env, no data of the twin; and nothing that is copied is missing."""
-    builder, _ = stages()
+def test_the_build_context_is_what_the_build_reads():
+    """An allow-list: no tests, no .git, no .env, no data of the twin; and nothing that is read is missing."""
     rules = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
-    copied = {name for names in values(builder, "COPY") for name in names.split()[:-1]}
+    wanted = {name for names in values(stage("code"), "COPY") for name in names.split()[:-1]}
+    wanted |= set(re.findall(r"source=(\S+),", values(stage("dependencies"), "RUN")[0]))
     assert rules[0] == "*"
-    assert {rule.removeprefix("!") for rule in rules if rule.startswith("!")} == copied
-    assert all((ROOT / name).exists() for name in copied)
+    assert {rule.removeprefix("!") for rule in rules if rule.startswith("!")} == wanted
+    assert all((ROOT / name).exists() for name in wanted)
     assert [rule for rule in rules[1:] if not rule.startswith("!")] == ["**/__pycache__", "**/*.pyc"]
 
 
 def test_the_job_and_the_service_start_what_is_there():
     """The entry point is the job; Cloud Run's service names its own command (infra/cloud_run.tf)."""
-    _, runtime = stages()
+    runtime = stage("runtime")
     job = json.loads(re.search(r"^ENTRYPOINT (.*)$", DOCKERFILE, re.MULTILINE)[1])
     service = json.loads(re.search(r"command\s*= (\[.*\])", (ROOT / "infra/cloud_run.tf").read_text())[1])
     assert (job, service) == (["python", "-m", "scripts.predict"], ["python", "-m", "scripts.serve"])

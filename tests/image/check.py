@@ -91,8 +91,8 @@ def look(image: Image) -> None:
         i["size"] for i in json.loads(image.buildah("images", "--json")) if f"{image.name}:latest" in (i["names"] or ())
     )
     layers = len(described["OCIv1"]["rootfs"]["diff_ids"])
-    environment = image.run("du", "-sm", "/app/.venv").split()[0]
-    check(f"it has {size} in {layers} layers, {environment} MB of which are /app/.venv", True)
+    packages, code = (image.run("du", "-sm", path).split()[0] for path in ("/app/.venv", "/app/lib"))
+    check(f"it has {size} in {layers} layers, of which packages {packages} MB and code {code} MB", True)
     check(f"it runs as {config['User']}, and the process as {inside['uid']}", inside["uid"] == 10001)
     check(f"its entry point is {' '.join(config['Entrypoint'])}", config["Entrypoint"][-1] == "scripts.predict")
     labels = config["Labels"]

@@ -368,10 +368,11 @@ def test_bodies_and_batches_are_bounded(server):
     most = {"instances": [GOOD] * MAX_INSTANCES}
     assert len(server.predict(*most["instances"]).json["predictions"]) == MAX_INSTANCES
     assert "instances must be 1 to 1,000, got 1,001" in server.predict(*most["instances"], GOOD).message
-    long = b'{"instances": ["' + b"x" * MAX_BODY_BYTES + b'"]}'
-    for body in (long, (long[i : i + 65536] for i in range(0, len(long), 65536))):
-        answer = server.ask("POST", "/predict", body, JSON)
-        assert (answer.status, answer.message.partition(":")[0]) == (413, "a body has 1,500,000 bytes at most")
+    piece = b"x" * 65_536
+    for size in (MAX_BODY_BYTES // len(piece) + 1, 160, 500):
+        for body in (piece * size, (piece for _ in range(size))):
+            answer = server.ask("POST", "/predict", body, JSON)
+            assert (answer.status, answer.message.partition(":")[0]) == (413, "a body has 1,500,000 bytes at most")
     assert server.predict(GOOD).status == 200
 
 

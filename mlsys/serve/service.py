@@ -32,6 +32,8 @@ from mlsys.serve.resident import RETRY_S, Resident
 logger = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 1_500_000  # Vertex AI's limit, too
+_READ_BYTES = 32 << 20  # Cloud Run passes no more on
+_PIECE_BYTES = 1 << 16
 WAIT_S = 30.0  # Cloud Run starts an instance for a request: that one waits until the model is loaded
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _TRACE = re.compile(r"(?:00-)?([0-9a-f]{32})[-/].*")  # traceparent, X-Cloud-Trace-Context
@@ -233,9 +235,11 @@ def _check_media_type(request: Request) -> None:
 
 
 def _body(request: Request) -> bytes:
-    body = b""
-    if (request.content_length or 0) <= MAX_BODY_BYTES:  # what says that it is too long is not read
-        body = request.stream.read(MAX_BODY_BYTES + 1)  # what does not say its length may still be
-        if len(body) <= MAX_BODY_BYTES:
-            return body
-    raise RequestEntityTooLarge(f"a body has {MAX_BODY_BYTES:,} bytes at most: send fewer instances, or make a run")
+    kept, size = [], 0
+    while size <= _READ_BYTES and (piece := request.stream.read(_PIECE_BYTES)):
+        size += len(piece)
+        if size <= MAX_BODY_BYTES:  # what is too long is read all the same: else callers find their connection cut
+            kept.append(piece)
+    if size > MAX_BODY_BYTES:
+        raise RequestEntityTooLarge(f"a body has {MAX_BODY_BYTES:,} bytes at most: send fewer instances, or make a run")
+    return b"".join(kept)

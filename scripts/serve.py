@@ -7,7 +7,7 @@ import logging
 import sys
 
 import functions_framework
-from flask import Request, Response
+from werkzeug.wrappers import Request, Response
 
 from mlsys.errors import MlsysError
 from mlsys.serve.server import get_service, serve

@@ -89,6 +89,16 @@ class FillWithZero(BaseEstimator):
         return np.nan_to_num(np.asarray(features, dtype=float))
 
 
+class Fickle(BaseEstimator):
+    """A model that does not always give the same."""
+
+    gives = 0.0
+
+    def predict(self, frame):
+        """Give what it gives today."""
+        return np.full(len(frame), self.gives)
+
+
 @dataclass
 class Answer:
     """What came back over HTTP."""
@@ -146,6 +156,13 @@ class Server:
             time.sleep(0.05)
         raise AssertionError(self.log.read_text())
 
+    def wait_for_line(self, text: str, seconds: float = 60) -> None:
+        """Return when the log has a line with this text."""
+        deadline = time.monotonic() + seconds
+        while text not in self.log.read_text():
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.05)
+
 
 def free_port() -> int:
     with socket.socket() as sock:
@@ -166,6 +183,7 @@ def server(_session_twin, tmp_path_factory) -> Iterator[Server]:
     server = Server(name, port, process, log)
     try:
         server.wait("/health/live")
+        server.wait_for_line("no model to serve")  # it tries before anybody asks
         server.before = {"/predict": server.predict(GOOD), "/health": server.ask("GET", "/health")}
         save_model(classifier(), name, PASSENGERS[FEATURES], metrics={"accuracy": 0.75}, training_query="SELECT 1")
         server.wait("/health", "v1")
@@ -250,11 +268,12 @@ def test_the_log_is_json_with_the_request_and_its_trace(server):
     """Cloud Logging shows the line beside the request that Cloud Run logs."""
     trace = uuid.uuid4().hex
     server.predict(
-        GOOD, GOOD | {"sex": "other"}, **{"X-Request-Id": trace[:8], "traceparent": f"00-{trace}-{'1' * 16}-01"}
+        *(GOOD, GOOD | {"sex": "other"}, GOOD),
+        **{"X-Request-Id": trace[:8], "traceparent": f"00-{trace}-{'1' * 16}-01"},
     )
     lines = [json.loads(line) for line in server.log.read_text().splitlines()]
     line = next(line for line in lines if line.get("request_id") == trace[:8])
-    assert (line["severity"], line["instances"], line["rejected"]) == ("INFO", 2, 1)
+    assert (line["severity"], line["instances"], line["rejected"]) == ("INFO", 3, 1)
     assert line["logging.googleapis.com/trace"] == f"projects/{get_settings().gcp_project_id}/traces/{trace}"
     assert line["model_name"] == server.model_name
 
@@ -449,7 +468,9 @@ def test_sigterm_ends_it_in_order(server):
     """Cloud Run sends it ten seconds before the end. The last of the tests with this server."""
     server.process.terminate()
     assert server.process.wait(10) == 0
-    assert all(json.loads(line)["severity"] for line in server.log.read_text().splitlines())
+    lines = [json.loads(line) for line in server.log.read_text().splitlines()]
+    assert {line["severity"] for line in lines} <= {"INFO", "ERROR"}
+    assert {"gunicorn.error", "mlsys.serve.resident"} <= {line["logger"] for line in lines}
 
 
 @pytest.fixture
@@ -494,6 +515,15 @@ def test_a_version_that_does_not_verify_is_not_served(service, model_name, stora
     reply = service(model_name).post("/predict", json={"instances": [GOOD]})
     assert reply.status_code == 503
     assert f"model.joblib of {ref} is not what was saved" in reply.json["error"]["message"]
+
+
+def test_a_version_that_does_not_reproduce_its_golden_rows_is_not_served(service, model_name, monkeypatch):
+    """As in the job's preflight: other libraries, or a model that is not a function of its input."""
+    save_model(Fickle(), model_name, pd.DataFrame({"x": [1.0]}))
+    monkeypatch.setattr(Fickle, "gives", 1.0)
+    reply = service(model_name).get("/model")
+    assert reply.status_code == 503
+    assert "prediction expected 0.0, found 1.0" in reply.json["error"]["message"]
 
 
 def test_loading_is_tried_again_but_not_all_the_time():
@@ -542,13 +572,12 @@ def test_variables_that_cannot_be_used_are_named(monkeypatch, variables, message
 
 def test_a_wrong_variable_ends_the_command_with_one_line():
     """Cloud Run shows the line as the reason why the revision failed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "scripts.serve"], env=os.environ | {"MODEL_NAME": "No"}, capture_output=True, text=True,
-        timeout=60,
-    )  # fmt: skip
+    variables = os.environ | {"MODEL_NAME": "No", "K_SERVICE": "test"}
+    command = [sys.executable, "-m", "scripts.serve"]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert "model_name must be lower-case" in done.stderr
+    assert json.loads(done.stderr)["message"].startswith("model_name must be lower-case")
 
 
 def as_json(value: object, kind: str) -> object:

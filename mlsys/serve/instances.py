@@ -9,6 +9,7 @@ import base64
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import time
 from functools import cache
@@ -83,8 +84,7 @@ def _instances(request: Any) -> list[Any]:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) < len(pairs):
-        seen: set[str] = set()
-        twice = next(name for name, _ in pairs if name in seen or seen.add(name))
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
         raise SchemaError(f"an object has the field {shown(twice)} twice")
     return fields
 

@@ -36,7 +36,8 @@ class Resident:
         self.reason = "the model is being loaded"
         self._load, self._retry_s = load, retry_s
         self._model: Model | None = None
-        self._lock, self._loader, self._next_try = threading.Lock(), None, 0.0
+        self._loader: threading.Thread | None = None
+        self._lock, self._next_try = threading.Lock(), 0.0
 
     def model(self, wait_s: float = 0.0) -> Model | None:
         """Return the model; None when it is still not there after ``wait_s`` seconds of loading: see ``reason``."""

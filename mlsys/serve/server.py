@@ -16,6 +16,8 @@ from mlsys.serve.resident import Resident, load_proven
 from mlsys.serve.service import Service, refuse
 from mlsys.settings import Environment, get_settings
 
+logger = logging.getLogger(__name__)
+
 _Route = Annotated[str, Field(pattern=r"^(/.*)?$")]
 
 
@@ -26,8 +28,8 @@ class Variables(BaseSettings):
 
     model_name: str = ""
     model_version: str = LATEST
-    port: Annotated[int, Field(ge=0, le=65535)] = 8080
-    aip_http_port: Annotated[int, Field(ge=0, le=65535)] | None = None
+    port: Annotated[int, Field(ge=1, le=65535)] = 8080
+    aip_http_port: Annotated[int, Field(ge=1, le=65535)] | None = None
     aip_predict_route: _Route = ""
     aip_health_route: _Route = ""
 
@@ -70,11 +72,13 @@ def serve(source: str, target: str) -> None:
     from functions_framework._http import create_server
     from werkzeug.exceptions import HTTPException
 
+    logs.configure("json" if "K_SERVICE" in os.environ else "text", logging.INFO)
     variables, settings = read_variables(), get_settings()
-    logs.configure("json" if "K_SERVICE" in os.environ else "text", logging.INFO, model_name=variables.model_name)
+    logs.bind(model_name=variables.model_name)
     app = create_app(target, source, "http")
     app.register_error_handler(HTTPException, refuse)  # of what never reaches the target: /favicon.ico
     host = "127.0.0.1" if settings.env is Environment.LOCAL else "0.0.0.0"  # noqa: S104 - Cloud Run asks for all
+    logger.info("serving %s %s", variables.model_name, variables.model_version)
     create_server(app, debug=False, **_OPTIONS).run(host, variables.aip_http_port or variables.port)
 
 
@@ -97,5 +101,6 @@ _OPTIONS = {
     "keepalive": 75,
     "limit_request_line": 8190,  # functions-framework takes the limit away
     "logger_class": _Log,
+    "loglevel": "info",
     "post_worker_init": _load,
 }

@@ -610,17 +610,16 @@ def test_what_is_served_is_what_the_job_predicts(case):
             with pytest.raises(SchemaError, match=r"c must be a number that FLOAT64 holds"):
                 predict_instances(model, read_instances(body))
             return
-        scored = score(model, served(serving, kind, "plain"), ["id"])
+        if wanted != kind:  # JSON's integers are numbers like others: a column of floats has them
+            serving = [None if v is None else float(v) for v in serving]
+        scored = score(model, served(serving, wanted, "plain"), ["id"])
         answers = predict_instances(model, read_instances(body))
     predictions = dict(
         zip(scored.predictions["id"].to_pylist(), scored.predictions["prediction"].to_pylist(), strict=True)
     )
     reasons = dict(zip(*scored.rejects.to_pydict().values(), strict=True))
     assert {i: a["prediction"] for i, a in enumerate(answers) if "prediction" in a} == predictions
-    got = {i: a["reason"] for i, a in enumerate(answers) if "reason" in a}
-    assert got.keys() == reasons.keys()
-    if wanted == kind:
-        assert got == reasons
+    assert {i: a["reason"] for i, a in enumerate(answers) if "reason" in a} == reasons
 
 
 def field_of(kind: str) -> InputField:

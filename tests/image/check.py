@@ -67,12 +67,15 @@ class Image:
         )
 
     def run(self, *arguments: str, **environment: str) -> str:
-        """Run a command in a container and return what it prints."""
-        process = self.start(*arguments, **environment)
-        output, errors = process.communicate(timeout=300)
-        if process.returncode:
-            sys.exit(f"{arguments} ended with {process.returncode}:\n{output}\n{errors}")
-        return output
+        """Run a command in a container and return what it prints; again when buildah lost it, as it does under load."""
+        for _ in range(3):
+            process = self.start(*arguments, **environment)
+            output, errors = process.communicate(timeout=300)
+            if process.returncode:
+                sys.exit(f"{arguments} ended with {process.returncode}:\n{output}\n{errors}")
+            if output:
+                return output
+        sys.exit(f"{arguments} printed nothing, three times")
 
 
 def check(fact: str, holds: bool) -> None:

@@ -92,7 +92,7 @@ def test_questions_of_the_registrys_page_are_answered(demo, mlsys):
     mlsys("alias", "set", "titanic-survival", "champion", "v1", "--reason", "first")
     page = (ROOT / "scripts" / "model_registry" / "README.md").read_text()
     (block,) = re.findall(r"```sql\n(.*?)```", page, re.DOTALL)
-    statements = [text for text in block.split(";") if text.strip()]
+    statements = [text.strip() for text in re.sub(r"(?m)^--.*\n", "", block).split(";") if text.strip()]
     assert len(statements) == 9
     for statement in statements:
         here = statement.replace("'prod'", "'local'").replace("2026-03-03", "9999-01-01")

@@ -38,7 +38,7 @@ def own_twin(tmp_path, monkeypatch):
     get_settings.cache_clear()
     settings = get_settings()
     addresses = attach(settings.data_dir, project=settings.gcp_project_id, buckets=settings.model_buckets)
-    FaultClient(addresses.http).add(Fault("events.deliver", "error", times=None))
+    FaultClient(addresses.http).add(Fault("events.deliver", "slow", times=None, delay_s=1e6))
     yield settings
     os.kill(addresses.pid, signal.SIGTERM)
     get_settings.cache_clear()

@@ -104,7 +104,9 @@ def main():
     for text in COMMANDS:
         seconds = min(command(text) for _ in range(3))
         print(f"mlsys {text}: {seconds:.2f} s, {seconds / empty:.2f} x")
-    FaultClient(join(get_settings().data_dir).addresses.http).add(Fault("events.deliver", "error", times=None, skip=2))
+    FaultClient(join(get_settings().data_dir).addresses.http).add(
+        Fault("events.deliver", "slow", times=None, skip=2, delay_s=1e6)
+    )
     print(f"the function, one event: {1000 * one_event():.0f} ms")
 
 

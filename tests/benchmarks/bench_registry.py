@@ -4,6 +4,7 @@
 of an empty registry takes too: starting Python, Google's clients and pandas. It needs no account, and a minute or two.
 """
 
+import logging
 import os
 import statistics
 import subprocess
@@ -96,6 +97,7 @@ def main():
     from mlsys.names import registry_table
     from mlsys.settings import get_settings
 
+    logging.disable(logging.INFO)
     empty = min(command("runs") for _ in range(3))
     project = get_settings().gcp_project_id
     bq_put(versions(5_000), registry_table(project, "models"))

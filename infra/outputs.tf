@@ -18,6 +18,11 @@ output "grants" {
   value       = { for member, lines in local.grants : member => sort(lines) }
 }
 
+output "image" {
+  description = "Image that jobs and services run: what the next plan keeps when it is given no other."
+  value       = var.image
+}
+
 output "image_repository" {
   description = "Where images of this environment are pushed to; the image is named mlsys."
   value       = "${google_artifact_registry_repository.images.location}-docker.pkg.dev/${var.project_id}/${google_artifact_registry_repository.images.repository_id}"

@@ -126,6 +126,7 @@ def predict(
     [bold]Example:[/bold] mlsys predict --model titanic-survival --source shoufianesys.titanic.passengers
     --output shoufianesys.titanic.predictions --id passenger_id
     """
+    from mlsys.names import TableId
     from mlsys.predict.job import PredictionJob, parse_as_of, start_of_day
     from scripts.predict import pull_predict_push
 
@@ -133,7 +134,7 @@ def predict(
         model_name=model_name,
         model_version=model_version,
         source=source,
-        output_table=output_table,
+        output_table=TableId.parse(output_table),
         id_columns=tuple(name.strip() for name in id_columns.split(",") if name.strip()),
         as_of=parse_as_of(as_of) if as_of else start_of_day(datetime.now(UTC)),
         max_bytes_billed=max_bytes_billed,
@@ -251,8 +252,10 @@ def verify(
     """
     from mlsys.models import verify_model, verify_models
 
-    one = model_name is not None and model_version is not None
-    found = [verify_model(model_name, model_version)] if one else list(verify_models(model_name))
+    if model_name is not None and model_version is not None:
+        found = [verify_model(model_name, model_version)]
+    else:
+        found = list(verify_models(model_name))
     if as_json:
         typer.echo(_json([verification.as_dict() for verification in found]))
     else:

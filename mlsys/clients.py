@@ -14,6 +14,7 @@ from mlsys.errors import SettingsError
 from mlsys.settings import Settings, get_settings
 
 if TYPE_CHECKING:
+    from google.auth.credentials import AnonymousCredentials
     from google.cloud.bigquery import Client as BigQueryClient
     from google.cloud.bigquery_storage import BigQueryReadClient
     from google.cloud.storage import Client as StorageClient
@@ -85,7 +86,7 @@ def _storage(project: str, twin: "Addresses | None") -> "StorageClient":
     return storage.Client(project, _anonymous(), client_options={"api_endpoint": twin.http})
 
 
-def _anonymous():
+def _anonymous() -> "AnonymousCredentials":
     from google.auth.credentials import AnonymousCredentials
 
     return AnonymousCredentials()

@@ -1,10 +1,11 @@
 """Configuration from environment variables and a ``.env`` file, each checked once and named when it is wrong."""
 
 import os
+from collections.abc import Mapping
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, StringConstraints, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -122,7 +123,7 @@ def get_settings() -> Settings:
         raise SettingsError("; ".join(_describe(error, env_file) for error in exc.errors())) from None
 
 
-def _describe(error: dict, env_file: Path) -> str:
+def _describe(error: Mapping[str, Any], env_file: Path) -> str:
     name = str(error["loc"][0]).upper()
     context = error.get("ctx", {})
     allowed = context.get("expected") or f"something that matches {context['pattern']}" if context else error["msg"]

@@ -90,7 +90,7 @@ def resolve(natural: pa.Schema, target: Target, wanted: Sequence[SchemaField] | 
 
 
 def _settle(column: pa.Field, asked: SchemaField | None, there: SchemaField | None, target: Target) -> SchemaField:
-    if target.keeps_schema:
+    if target.keeps_schema and there is not None:  # it is: _check_columns has looked
         if asked is not None and describe(asked) != describe(there):
             raise SchemaError(
                 f"schema says {asked.name!r} is {describe(asked)}, and table {target.table_id} has {describe(there)}"
@@ -201,7 +201,7 @@ def _layout(target: Target, fields: Sequence[SchemaField]) -> tuple[bigquery.Tim
 
 
 def _partition_key(partitioning: bigquery.TimePartitioning | None) -> tuple[str, str] | None:
-    return partitioning and (partitioning.field or "_PARTITIONTIME", partitioning.type_)
+    return (partitioning.field or "_PARTITIONTIME", partitioning.type_) if partitioning else None
 
 
 def _partitioning(target: Target, fields: Sequence[SchemaField]) -> bigquery.TimePartitioning | None:

@@ -44,7 +44,7 @@ def _parameter(name: str | None, value: Any) -> Parameter:
 
 
 def _array(name: str | None, values: list[Any]) -> ArrayQueryParameter:
-    items = [_parameter(None, value) for value in values]
+    items: list[Any] = [_parameter(None, value) for value in values]
     if not items:
         raise QueryError(f"parameter {name!r} is an empty list, which has no type: {_typed('ArrayQueryParameter')}")
     if isinstance(items[0], StructQueryParameter):

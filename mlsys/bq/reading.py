@@ -109,7 +109,7 @@ def read_all(
     session = open_session(source, client, project, max_streams=streams)
     advance = progress(count_rows(source, session))
     names = [stream.name for stream in session.streams] if session else []
-    if len(names) <= 1:
+    if session is None or len(names) <= 1:
         batches = list(_watched(read_in_turn(source, session, client), advance))
     else:
         batches = _read_at_once(names, source, session, client, advance)

@@ -61,7 +61,7 @@ def show() -> None:
 
 @contextmanager
 def _step(title: str) -> Iterator:
-    start, outcome = time.monotonic(), []
+    start, outcome = time.monotonic(), list[str]()
     with _console.status(f"{title} …"):
         yield outcome.append
     seconds = f"[dim]({time.monotonic() - start:.1f} s)[/dim]"

@@ -477,7 +477,7 @@ def _check_sha256(blob: storage.Blob, file: IO[bytes], expected: str | None) -> 
 
 def uploader(client: storage.Client) -> str:
     """Say who uploads: buckets with uniform access keep no owner. Best effort."""
-    credentials = getattr(client, "_credentials", None)
+    credentials: Any = getattr(client, "_credentials", None)
     if getattr(credentials, "service_account_email", None) == "default":
         with suppress(GoogleAuthError):
             credentials.refresh(Request())  # a machine's credentials learn only by it whose they are

@@ -33,9 +33,11 @@ class Events:
 
     def __init__(self, store: ObjectStore, host: FunctionHost, faults: Faults) -> None:
         self._store, self._host, self._faults = store, host, faults
-        self._changed, self._under_way, self._closing = threading.Condition(), set(), threading.Event()
+        self._changed, self._closing = threading.Condition(), threading.Event()
+        self._under_way: set[str] = set()
         self._workers = [threading.Thread(target=self._work, daemon=True) for _ in range(_PARALLEL)]
-        self._delivered, self._failed, self._last_error = 0, 0, None
+        self._delivered, self._failed = 0, 0
+        self._last_error: str | None = None
 
     def start(self) -> None:
         """Begin with what an earlier process left, and go on with what comes."""

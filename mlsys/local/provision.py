@@ -8,10 +8,11 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from string import Template
+from typing import cast
 
 from mlsys.local.bigquery import sql, types
 from mlsys.local.bigquery.catalog import Session, View, path_of
-from mlsys.local.bigquery.statements import TableRef
+from mlsys.local.bigquery.statements import Query, TableRef
 from mlsys.local.bigquery.store import Engine
 from mlsys.local.errors import ApiError
 from mlsys.local.storage.store import ObjectStore
@@ -76,7 +77,8 @@ def _make_view(session: Session, ref: TableRef, text: str, tables: dict[str, str
         return
     if there:
         session.drop(ref)
-    (statement,) = sql.script(query, catalog=session, project=ref.project, dataset=None, parameter_types={})
+    (found,) = sql.script(query, catalog=session, project=ref.project, dataset=None, parameter_types={})
+    statement = cast("Query", found)
     comment = re.match(r"(?:-- .*\n)*", query)[0]
     properties = {"description": " ".join(re.sub(r"(?m)^-- ", "", comment).split())}
     session.create(ref, statement.schema, properties, View(query, statement, ref.project, None))

@@ -58,7 +58,7 @@ class Twin:
         self._idle_since = time.monotonic()
         self._stopping = False
         last = _last_addresses(folder)
-        self._socket = _listen(port, last and int(last.http.rpartition(":")[2]))
+        self._socket = _listen(port, int(last.http.rpartition(":")[2]) if last else None)
         self.engine = Engine(folder / "bigquery", self.faults)
         self.objects = ObjectStore(folder / "storage")
         grpc_hint = grpc_port or (last and _free(int(last.grpc.rpartition(":")[2]))) or 0

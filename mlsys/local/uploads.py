@@ -4,6 +4,7 @@ import contextlib
 import json
 import re
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 from aiohttp import BodyPartReader, MultipartReader, web
 
@@ -17,7 +18,7 @@ async def read_json(request: web.Request) -> dict:
     return json_object(await request.read())
 
 
-def json_object(raw: bytes, **options: object) -> dict:
+def json_object(raw: bytes, **options: Any) -> dict:
     """Return the JSON object that ``raw`` holds; ``options`` are those of `json.loads`."""
     try:
         body = json.loads(raw or b"{}", **options)

@@ -10,8 +10,10 @@ recorded.
 """
 
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
+from operator import ge, le
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -76,14 +78,20 @@ def judge(
         What the champion scores on those rows; a text says why there is nothing to compare with.
     """
     for name, least in gates.minimum.items():
-        yield _bound(f"{name} >= {least:g}", name, recorded, measured, lambda value, least=least: value >= least)
+        yield _bound(f"{name} >= {least:g}", name, recorded, measured, partial(le, least))
     for name, most in gates.maximum.items():
-        yield _bound(f"{name} <= {most:g}", name, recorded, measured, lambda value, most=most: value <= most)
+        yield _bound(f"{name} <= {most:g}", name, recorded, measured, partial(ge, most))
     if gates.beats_champion:
         yield _better(gates.beats_champion, measured, champion)
 
 
-def _bound(gate: str, name: str, recorded: Mapping[str, float], measured: Mapping[str, float], holds) -> Verdict:
+def _bound(
+    gate: str,
+    name: str,
+    recorded: Mapping[str, float],
+    measured: Mapping[str, float],
+    holds: Callable[[float], bool],
+) -> Verdict:
     for values, how in ((measured, "measured on its held-out rows"), (recorded, "as its author recorded")):
         if name in values:
             return Verdict(gate, bool(holds(values[name])), f"{values[name]:.4g}, {how}")

@@ -59,7 +59,7 @@ def measure(model: Model, path: Path) -> dict[str, float]:
         return _of_numbers(truth, labels)
     if task == "multiclass":
         return _of_classes(truth, labels) | {"f1_macro": _f1(truth, labels, average="macro")}
-    positive = model.manifest.signature.classes[1]
+    _, positive = model.manifest.signature.classes or ()
     scores = _of_two_classes(truth, labels, positive)
     if PROBABILITY in predicted.column_names and len(set(truth)) == 2:
         scores |= _of_probabilities(truth == positive, predicted[PROBABILITY].to_numpy())

@@ -117,7 +117,7 @@ def predict_frame(estimator: Any, signature: Signature, frame: "pd.DataFrame") -
     estimator, features = _transformed(estimator, frame.to_numpy() if signature.container == "numpy" else frame)
     if PROBABILITY not in (output.name for output in signature.outputs):
         return pa.table({PREDICTION: _arrow(_predicted(estimator, features, len(frame)), signature.outputs[0])})
-    shares = _output(estimator.predict_proba(features), len(frame), len(signature.classes), "predict_proba")
+    shares = _output(estimator.predict_proba(features), len(frame), len(signature.classes or ()), "predict_proba")
     labels = _likeliest(estimator, features, shares)
     if labels is None:
         labels = _predicted(estimator, features, len(frame))
@@ -203,18 +203,18 @@ def describe(estimator: Any, inputs: tuple[InputField, ...], container: Containe
         raise SchemaError(f"a model needs a predict method, got a {type(estimator).__name__}")
     classes = getattr(estimator, "classes_", None)
     if classes is None:
-        outputs = (OutputField(name=PREDICTION, type="FLOAT64"),)
-        return Signature(task="regression", container=container, inputs=inputs, outputs=outputs)
+        output = OutputField(name=PREDICTION, type="FLOAT64")
+        return Signature(task="regression", container=container, inputs=inputs, outputs=(output,))
     labels = _labels(classes)
     kinds = {bool: "BOOL", int: "INT64", float: "FLOAT64", str: "STRING"}
     types = {kinds.get(type(label)) for label in labels}
     if len(types) != 1 or None in types:
         raise SchemaError(f"classes must be all integers, texts, booleans or floats, got {labels[:5]}")
-    outputs = [OutputField(name=PREDICTION, type=types.pop())]
+    outputs: tuple[OutputField, ...] = (OutputField(name=PREDICTION, type=types.pop()),)
     if callable(getattr(estimator, "predict_proba", None)):
-        outputs.append(OutputField(name=PROBABILITY, type="FLOAT64"))
+        outputs += (OutputField(name=PROBABILITY, type="FLOAT64"),)
     task = "binary" if len(labels) == 2 else "multiclass"
-    return Signature(task=task, container=container, inputs=inputs, outputs=tuple(outputs), classes=tuple(labels))
+    return Signature(task=task, container=container, inputs=inputs, outputs=outputs, classes=tuple(labels))
 
 
 def _labels(classes: Any) -> list[Any]:

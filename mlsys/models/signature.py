@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-_PYTHON = {
+_PYTHON: dict[str, Any] = {
     "BIGNUMERIC": Decimal,
     "BOOL": bool,
     "BYTES": bytes,
@@ -413,7 +413,7 @@ def from_json_columns(columns: Mapping[str, list[Any]], inputs: Sequence[InputFi
     return pa.table({field.name: _from_json(columns[field.name], field.type) for field in inputs})
 
 
-def _from_json(values: Sequence[Any], kind: str) -> pa.Array:
+def _from_json(values: Any, kind: str) -> pa.Array:
     if kind == "BYTES":
         return pa.array([None if v is None else base64.b64decode(v) for v in values], pa.binary())
     wanted = _arrow_type(kind)

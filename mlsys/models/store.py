@@ -23,7 +23,7 @@ from mlsys import clients
 from mlsys.errors import AlreadyExistsError, NotFoundError, SchemaError, UntrustedError, VerificationError
 from mlsys.gcs import gcs_get_bytes, gcs_get_file, gcs_put
 from mlsys.gcs.io import uploader
-from mlsys.manifest import Artifact, GoldenRows, Manifest, Signature, parse_manifest, sha256
+from mlsys.manifest import Artifact, Container, GoldenRows, Manifest, Signature, parse_manifest, sha256
 from mlsys.models import environment
 from mlsys.models.holdout import measure, write_holdout
 from mlsys.models.model import Model, describe, predict, predict_frame, same
@@ -231,7 +231,7 @@ def load_manifest(model_name: str, model_version: str = LATEST, *, settings: Set
     return registered_manifest(registration, settings, clients.storage_client(settings))
 
 
-def _as_frame(X: Any, feature_names: Sequence[str] | None) -> tuple["pd.DataFrame", str]:  # noqa: N803
+def _as_frame(X: Any, feature_names: Sequence[str] | None) -> tuple["pd.DataFrame", Container]:  # noqa: N803
     import pandas as pd
 
     if len(getattr(X, "shape", ())) != 2 or 0 in X.shape:

@@ -188,7 +188,7 @@ class _ModelUnpickler(NumpyUnpickler):
         if not isinstance(found, kinds) or str(found.__module__).partition(".")[0] != package:
             return False
         if package == "numpy" and not full.startswith("numpy.random."):
-            return issubclass(found, np.generic | np.dtype)  # not memmap, which opens files
+            return isinstance(found, type) and issubclass(found, np.generic | np.dtype)  # not memmap, which opens files
         return package in self._trusted or _CLASSES.fullmatch(full) is not None
 
     def _refuse_name(self, full: str) -> NoReturn:

@@ -76,7 +76,7 @@ class Part:
 
 
 type Score = Callable[[Part], None]
-type Report = Callable[[int], None]
+type Report = Callable[[int], object]
 
 
 def score_stream(work: Work, stream: int, score_part: Score, report: Report, tolerated: int) -> Counts:
@@ -112,7 +112,7 @@ def score_stream(work: Work, stream: int, score_part: Score, report: Report, tol
     raise AssertionError
 
 
-def _in_background(work: Callable[..., None], *arguments: Any) -> Future:
+def _in_background(work: Callable[..., object], *arguments: Any) -> Future:
     """Call ``work`` in a thread that does not keep a process alive that is told to end."""
     future: Future = Future()
 
@@ -156,7 +156,8 @@ class _Loader:
         for attempt in count():
             this_id = f"{job_id}_{attempt}" if attempt else job_id
             try:
-                job = self._client.get_job(this_id, location=self._work.location, retry=call_retry(), timeout=one_try())
+                where = self._work.location
+                job: Any = self._client.get_job(this_id, location=where, retry=call_retry(), timeout=one_try())
             except NotFound:
                 return None
             if job.error_result is None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import Any, Final, cast
 
 from mlsys import logs
 from mlsys.errors import InterruptedRunError
@@ -19,7 +19,7 @@ from mlsys.predict.plan import Counts
 
 logger = logging.getLogger(__name__)
 
-_STARTS = "forkserver"  # a fork of this process would share its threads' locks, gRPC's and OpenMP's among them
+_STARTS: Final = "forkserver"  # a fork of this process would share its threads' locks, gRPC's and OpenMP's among them
 # What scoring takes, imported once, before processes are made of the server.
 _IMPORTS = ["google.cloud.bigquery", "mlsys.predict.parts", "pandas", "pyarrow.parquet", "sklearn.pipeline"]
 
@@ -112,7 +112,7 @@ class _Others:
     def news(self, wait_s: float | None = 0) -> int:
         """Return how many rows they have scored since the last call; raise what one of them failed of."""
         rows = 0
-        for connection in wait(list(self.running), wait_s):
+        for connection in cast("list[Connection]", wait(list(self.running), wait_s)):
             match self._receive(connection):
                 case int(more):
                     rows += more
@@ -147,6 +147,7 @@ def _main(connection: Connection, work: Work, streams: Sequence[int], score_part
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     log()
+    result: Counts | BaseException
     try:
         with _one_thread():
             result = _score_in_turn(work, streams, score_part, connection.send)
@@ -164,8 +165,9 @@ def _one_thread() -> AbstractContextManager:
 
 def _end_with_parent() -> None:
     # A parent that was killed cannot end its children, which would go on, and then wait for ever.
-    wait([multiprocessing.parent_process().sentinel])
-    os._exit(1)
+    if parent := multiprocessing.parent_process():
+        wait([parent.sentinel])
+        os._exit(1)
 
 
 def _sendable(exc: BaseException) -> BaseException:

@@ -243,9 +243,9 @@ class _Alias:
             return last
         event = new_event(
             event_type, self.model_name, self.settings, actor, alias=self.name, model_version=version, reason=reason,
-            previous_version=last and last.model_version, sequence=last.sequence + 1 if last else 1,
+            previous_version=last.model_version if last else None, sequence=last.sequence + 1 if last else 1,
         )  # fmt: skip
-        self._write(event, last and last.event_timestamp)
+        self._write(event, last.event_timestamp if last else None)
         (made,) = self._select("sequence", "event_id = @event_id", event_id=event["event_id"])
         return made
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlsys.names import labels, registry_table
 from mlsys.registry import files
@@ -43,7 +43,7 @@ class RunEntry:
     image: str | None = None
     git_commit: str | None = None
 
-    def ended(self, status: str, reason: str | None = None, **known: object) -> "RunEntry":
+    def ended(self, status: str, reason: str | None = None, **known: Any) -> "RunEntry":
         """Return the entry of an execution that has succeeded or failed, now."""
         return replace(self, status=status, reason=reason, finished_timestamp=datetime.now(UTC), **known)
 

@@ -237,7 +237,7 @@ class Session:
             body["expirationTime"] = str(now_ms() + int(lifetime))
         body |= {key: properties[key] for key in PROPERTIES if properties.get(key) is not None}
         body = self.save(ref, body | {"schema": {"fields": schema}})
-        self._database.sizes[ref] = (body["etag"], 0, 0)
+        self._database.sizes[ref] = (str(body["etag"]), 0, 0)
         return body
 
     def _check_name(self, ref: TableRef) -> None:

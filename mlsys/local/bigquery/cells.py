@@ -44,7 +44,7 @@ def _match(pattern: re.Pattern, text: str) -> re.Match:
     return found
 
 
-def _clock(hour: str | None, minute: str | None, second: str | None, fraction: str | None) -> tuple[int, ...]:
+def _clock(hour: str | None, minute: str | None, second: str | None, fraction: str | None) -> tuple[int, int, int, int]:
     return int(hour or 0), int(minute or 0), int(second or 0), int((fraction or "0").ljust(6, "0"))
 
 
@@ -71,7 +71,7 @@ def _numeric(text: str) -> Decimal:
     if "_" in text or not text.isascii():
         raise ValueError(text)
     value = Decimal(text)
-    if not value.is_finite() or value.normalize().as_tuple().exponent < -9 or abs(value) >= _NUMERIC_LIMIT:
+    if not value.is_finite() or int(value.normalize().as_tuple().exponent) < -9 or abs(value) >= _NUMERIC_LIMIT:
         raise ValueError(text)
     return value
 

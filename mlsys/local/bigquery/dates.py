@@ -194,7 +194,7 @@ def _format_time(name: str, arguments: Sequence[Value], _: Modifiers) -> Value:
     if value is None or coerced(pattern, v.STRING) is None:
         raise mismatch(f"function {name}", arguments)
     where = zone(name, arguments[2]) if len(arguments) == 3 else "UTC"
-    allowed = FORMATS.keys()
+    allowed = frozenset(FORMATS)
     if kind == v.DATE:
         allowed -= _ONLY_CLOCK
     if kind == v.TIME:

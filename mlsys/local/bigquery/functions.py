@@ -84,7 +84,7 @@ def _regexp(name: str, arguments: Sequence[Value], _: Modifiers) -> Value:
     except re.error as error:
         raise unsupported(f"{name} with the pattern {written}") from error
     bare = re.sub(r"\((?!\?)[^()]*\)", "()", written)  # a group that took no part is NULL there, and '' here
-    least, _most = re._parser.parse(plain).getwidth()
+    least, _most = re._parser.parse(plain).getwidth()  # type: ignore[attr-defined]  # re keeps it to itself
     if least == 0 or (compiled.groups and re.search(r"\||\)[?*]|\)\{0", bare)):
         raise unsupported(f"{name} with a pattern that can match nothing: {written}")
     if name == "REGEXP_REPLACE":

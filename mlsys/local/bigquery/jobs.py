@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
@@ -44,9 +45,9 @@ class Job:
         self.location = given.get("location") or "US"
         self.configuration: dict = body.get("configuration") or {}
         self.kind = next((k for k in ("query", "load", "copy", "extract") if k in self.configuration), "")
-        self.statistics = {"creationTime": str(now_ms()), "startTime": str(now_ms())}
+        self.statistics: dict[str, Any] = {"creationTime": str(now_ms()), "startTime": str(now_ms())}
         self.status = {"state": "RUNNING"}  # what others see, until the job's effect is committed
-        self.ended = {"state": "DONE"}
+        self.ended: dict[str, Any] = {"state": "DONE"}
         self.future: Future = Future()
         self.session: Session | None = None
         self.cancelled = False
@@ -256,7 +257,7 @@ class Jobs:
         ref, partition = writes.split_decorator(named_by(load["destinationTable"]))
         session.begin(write=True)
         there = session.find(ref)
-        fields, batches = loads.open_file(upload, load, there and there["schema"]["fields"])
+        fields, batches = loads.open_file(upload, load, there["schema"]["fields"] if there else None)
         writes.prepare(session, ref, partition, fields, load, "WRITE_APPEND")
         rows, size = writes.insert(session, ref, fields, batches, partition)
         job.statistics["load"] = {

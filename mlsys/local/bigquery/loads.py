@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, cast
 
 import pyarrow as pa
 import pyarrow.csv
@@ -55,11 +55,11 @@ def batches(rows: list[dict], fields: Schema) -> Iterator[pa.RecordBatch]:
     yield pa.RecordBatch.from_pylist(rows, schema=types.arrow_schema(fields))
 
 
-def _open(path: Path) -> BinaryIO:
+def _open(path: Path) -> IO[bytes]:
     file = path.open("rb")
     zipped = file.read(2) == b"\x1f\x8b"
     file.seek(0)
-    return gzip.open(file) if zipped else file
+    return cast("IO[bytes]", gzip.open(file)) if zipped else file
 
 
 def _read_json(path: Path, load: Mapping, fields: Schema) -> Iterator[pa.RecordBatch]:

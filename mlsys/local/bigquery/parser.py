@@ -17,11 +17,11 @@ class _GoogleSQL(BigQuery):
     """sqlglot's reader of BigQuery's SQL, which leaves function calls as written: `functions` says what they mean."""
 
     class Parser(BigQuery.Parser):
-        FUNCTIONS: ClassVar = {}
+        FUNCTIONS: ClassVar[dict] = {}
         FUNCTION_PARSERS: ClassVar = {
             name: BigQuery.Parser.FUNCTION_PARSERS[name] for name in ("CAST", "SAFE_CAST", "EXTRACT")
         }
-        NO_PAREN_FUNCTIONS: ClassVar = {}
+        NO_PAREN_FUNCTIONS: ClassVar[dict] = {}
         NO_PAREN_FUNCTION_PARSERS: ClassVar = {"CASE": BigQuery.Parser.NO_PAREN_FUNCTION_PARSERS["CASE"]}
 
         def _parse_column(self) -> exp.Expression | None:
@@ -45,7 +45,8 @@ def parse(sql: str) -> list[tuple[str, exp.Expression]]:
         raise invalid("The query is too large. The maximum standard SQL query length is 1024.00K characters")
     dialect = _GoogleSQL()
     try:
-        chunks, positions = [[]], itertools.count(1)
+        chunks: list[list[Token]] = [[]]
+        positions = itertools.count(1)
         for token in dialect.tokenize(sql):
             if token.token_type == TokenType.SEMICOLON:
                 chunks.append([])
@@ -59,10 +60,10 @@ def parse(sql: str) -> list[tuple[str, exp.Expression]]:
     except RecursionError as error:
         raise unsupported("a statement nested so deeply") from error
     except (sqlglot.errors.ParseError, sqlglot.errors.TokenError, ValueError) as error:
-        first = error.errors[0] if getattr(error, "errors", None) else None
-        where = f" at [{first['line']}:{first['col']}]" if first else ""
+        first = next(iter(getattr(error, "errors", ())), None)
+        at = f" at [{first['line']}:{first['col']}]" if first else ""
         what = first["description"] if first else str(error).splitlines()[0]
-        raise invalid(f"Syntax error: {what.rstrip('.')}{where}") from error
+        raise invalid(f"Syntax error: {what.rstrip('.')}{at}") from error
 
 
 def _text(sql: str, tokens: list) -> str:

@@ -134,19 +134,19 @@ class QueryRun:
 
     def _execute(self, statement: Statement) -> Outcome | None:
         """Run one statement; outside the script's own transaction, one of its own stays open for its record."""
-        handler = {
+        handlers: dict[type, Callable[..., Outcome | None]] = {
             Query: self._run_query,
             Create: self._create,
             Drop: self._drop,
             AddColumns: self._add_columns,
             Transaction: self._transaction,
-        }[type(statement)]
+        }
         if self._query.get("destinationTable") and not (isinstance(statement, Query) and statement.target is None):
             raise ApiError(400, "invalidQuery", "Cannot set destination table in jobs with DML or DDL statements")
         if self._in_transaction and not isinstance(statement, Query | Transaction):
             raise ApiError(400, "invalidQuery", f"{statement.kind} is not supported in a transaction.")
         try:
-            return handler(statement)
+            return handlers[type(statement)](statement)
         except duckdb.InterruptException:
             raise
         except duckdb.Error as exc:

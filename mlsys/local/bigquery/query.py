@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from sqlglot import exp
 
@@ -687,8 +688,7 @@ class Translator:
     def _call(self, node: exp.Expression, scope: Scope, over: exp.Window | None = None) -> Value:
         found: dict = {}
         while isinstance(node, exp.IgnoreNulls | exp.RespectNulls | exp.SafeFunc):  # around the function itself
-            key, value = ("safe", True) if isinstance(node, exp.SafeFunc) else ("nulls", type(node).__name__)
-            found[key] = value
+            found |= {"safe": True} if isinstance(node, exp.SafeFunc) else {"nulls": type(node).__name__}
             node = node.this
         if not isinstance(node, exp.Anonymous):
             raise unsupported(f"{label(node)} as a function")
@@ -799,7 +799,7 @@ class Translator:
         return f"{'ROWS' if rows else 'RANGE'} BETWEEN {bounds[0]} AND {bounds[1]}"
 
 
-def _constant(value: str | int | None, kind: Type) -> str:
+def _constant(value: Any, kind: Type) -> str:
     """Write a value of INFORMATION_SCHEMA."""
     if value is None:
         return "NULL"
@@ -895,7 +895,7 @@ _TYPE_NAMES = frozenset({
     "JSON", "GEOGRAPHY", "INTERVAL", "RANGE", "ARRAY", "STRUCT",
 })  # fmt: skip
 _OTHER_TYPES = {"ordinal_position": v.INT64, "clustering_ordinal_position": v.INT64, "creation_time": v.TIMESTAMP}
-HANDLERS: dict[type, Callable[[Translator, exp.Expression, Scope], Value]] = {
+HANDLERS: dict[type, Callable[..., Value]] = {
     exp.Literal: Translator._literal,
     exp.RawString: lambda _, node, __: Value(text(node.this), v.STRING, "literal", node.this),
     exp.ByteString: lambda _, node, __: Value(f"encode({text(node.this)})", v.BYTES, "literal"),

@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import grpc
 import pyarrow as pa
@@ -136,7 +137,7 @@ def _table(wanted: messages.ReadSession) -> TableRef:
         raise unsupported("sample_percentage of a read session")
     if wanted.read_options.row_restriction:
         raise unsupported("row_restriction of a read session; query the rows")
-    snapshot_time = wanted.table_modifiers.snapshot_time
+    snapshot_time: Any = wanted.table_modifiers.snapshot_time  # proto-plus makes a datetime of it
     if snapshot_time and abs(snapshot_time.timestamp() - time.time()) > 1:
         raise unsupported("a read session in the past (snapshot_time)")
     found = re.fullmatch(r"projects/([^/]+)/datasets/([^/]+)/tables/([^/]+)", wanted.table)

@@ -10,9 +10,10 @@ exact names, and the store never keeps two that differ by case alone.
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import duckdb
 from sqlglot import exp
@@ -322,7 +323,10 @@ def _create(tree: exp.Create, translator: Translator, source: str) -> Statement:
     only(tree, "this", "kind", "replace", "expression", "exists", "properties")
     kind = tree.kind.upper()
     given = tree.args["properties"].expressions if tree.args.get("properties") else []
-    flags = {"or_replace": bool(tree.args.get("replace")), "if_not_exists": bool(tree.args.get("exists"))}
+    flags: dict[str, Any] = {
+        "or_replace": bool(tree.args.get("replace")),
+        "if_not_exists": bool(tree.args.get("exists")),
+    }
     if kind not in ("TABLE", "VIEW"):
         raise unsupported(f"CREATE {kind}")
     schema = tree.this if isinstance(tree.this, exp.Schema) else None
@@ -368,7 +372,7 @@ def _column(node: exp.Expression, translator: Translator) -> dict:
     return column
 
 
-def _constant(node: exp.Expression) -> object:
+def _constant(node: exp.Expression) -> Any:
     if isinstance(node, exp.Literal):
         return node.this if node.is_string else float(node.this) if not node.is_int else int(node.this)
     if isinstance(node, exp.Boolean):
@@ -464,7 +468,7 @@ def _command(tree: exp.Command, _: Translator, source: str) -> Transaction:
     raise unsupported(f"{tree.name.upper()} …")
 
 
-_STATEMENTS = {
+_STATEMENTS: dict[type, Callable[..., Statement]] = {
     exp.Insert: _insert,
     exp.Update: _update,
     exp.Delete: _delete,
@@ -492,7 +496,8 @@ def prepare(connection: duckdb.DuckDBPyConnection) -> None:
     ).fetchall()
     for name, (function, kinds, result) in udfs.OURS.items():
         if (name,) not in there:  # they belong to the database, so another connection to it may have brought them
-            connection.create_function(name, function, kinds, result, type="arrow", null_handling="special")
+            options: dict[str, Any] = {"type": "arrow", "null_handling": "special"}  # annotated as enumerations only
+            connection.create_function(name, function, kinds, result, **options)
 
 
 #: What DuckDB says, and what BigQuery would.

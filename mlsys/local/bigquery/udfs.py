@@ -1,7 +1,9 @@
 """Functions that DuckDB lacks, over Arrow arrays."""
 
 import json
+from collections.abc import Callable
 from decimal import Decimal
+from typing import Any
 
 import farmhash
 import numpy as np
@@ -97,7 +99,7 @@ def _error(messages: pa.Array) -> pa.Array:
     return pa.nulls(len(messages))
 
 
-OURS = {
+OURS: dict[str, tuple[Callable, list[Any], Any]] = {
     "_bq_json": (_json_texts, ["VARCHAR"], "VARCHAR"),
     "_bq_error": (_error, ["VARCHAR"], "NULL"),
     "_bq_fingerprint": (_fingerprint, ["BLOB"], "BIGINT"),

@@ -306,7 +306,8 @@ class ObjectStore:
         position = (name.encode(), int(generation))
         query = "SELECT name, generation, resource FROM objects WHERE bucket = ? AND name >= ? AND name < ? "
         query += "AND (name > ? OR generation >= ?) " + ("" if versions else "AND live ") + "ORDER BY name, generation"
-        items, prefixes = [], []
+        items: list[Resource] = []
+        prefixes: list[str] = []
         with self._lock:
             self.bucket(bucket)
             while position:

@@ -16,7 +16,7 @@ import pytest
 
 from tests.test_infra_names import blocks, code
 from tests.test_workflow_changes import Repository, _first
-from tests.workflows import WORKFLOWS, output, run_step, script, stand_in
+from tests.workflows import GITHUB, ROOT, WORKFLOWS, output, run_step, script, stand_in
 
 HOST = "us-central1-docker.pkg.dev"
 TOKEN = "ya29.a-token"
@@ -156,7 +156,14 @@ def test_dev_builds_what_is_nowhere(scene):
     assert scene.run("dev")[0] == image("dev", TESTED)
     assert scene.registry.digest("dev", scene.commit) == scene.registry.digest("dev", scene.key) == TESTED
     (call,) = [call for call in scene.calls() if call[:2] == ["buildx", "build"]]
-    assert {"VERSION=0.1.0", f"COMMIT={scene.commit}", "--push", "mode=max"} <= set(call)
+    assert {"VERSION=0.1.0", f"GIT_COMMIT={scene.commit}", "--push", "mode=max"} <= set(call)
+
+
+def test_the_dockerfile_takes_what_it_is_told():
+    told = set(re.findall(r'"--build-arg", f"(\w+)=', (GITHUB / "scripts" / "image.py").read_text()))
+    assert told == {"VERSION", "GIT_COMMIT"}
+    if (ROOT / "Dockerfile").exists():
+        assert told <= set(re.findall(r"(?m)^ARG (\w+)", (ROOT / "Dockerfile").read_text()))
 
 
 def test_a_second_attempt_takes_what_the_first_built(scene):

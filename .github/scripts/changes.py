@@ -27,7 +27,7 @@ IMAGE_PATHS = (
     ".dockerignore",
 )
 
-_EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"  # git knows it everywhere; pragma: allowlist secret
+_EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"  # pragma: allowlist secret  # known to git everywhere
 _ZEROS = "0" * 40  # what GitHub gives as the commit before a branch's first push
 
 

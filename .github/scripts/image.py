@@ -97,7 +97,7 @@ def build(image: str, tags: list[str], *, version: str, commit: str) -> str:
         metadata = Path(folder) / "metadata.json"
         docker(
             *("buildx", "build", "--push", "--platform", "linux/amd64", "--provenance", "mode=max"),
-            *("--build-arg", f"VERSION={version}", "--build-arg", f"COMMIT={commit}"),
+            *("--build-arg", f"VERSION={version}", "--build-arg", f"GIT_COMMIT={commit}"),
             *(part for tag in tags for part in ("--tag", f"{image}:{tag}")),
             *("--metadata-file", str(metadata), "."),
         )

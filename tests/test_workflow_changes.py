@@ -111,10 +111,18 @@ def test_a_change_that_was_taken_back_is_not_built(repository):
         lambda it: it.git("rm", "--quiet", "mlsys/model.py"),
         lambda it: it.git("mv", "mlsys/model.py", "docs/model.py"),
         lambda it: it.git("mv", "docs/page.md", "mlsys/page.md"),
+        lambda it: it.git("mv", "mlsys/model.py", "mlsys/other.py"),
         lambda it: (it.folder / "scripts" / "predict.py").chmod(0o755),
         lambda it: (it.git("rm", "--quiet", "uv.lock"), (it.folder / "uv.lock").symlink_to("docs/page.md")),
     ],
-    ids=["deleted", "renamed out of the list", "renamed into the list", "made executable", "made a link"],
+    ids=[
+        "deleted",
+        "renamed out of the list",
+        "renamed into the list",
+        "renamed within the list",
+        "made executable",
+        "made a link",
+    ],
 )
 def test_a_change_that_is_no_edit_is_built(repository, change):
     change(repository)

@@ -391,11 +391,9 @@ def estimator_in(folder: Path, manifest: Manifest, settings: Settings) -> Any:
 
 
 def _reader(file: str) -> ModuleType:
-    if file == SKOPS_FILE:
-        from mlsys.models import skops_files as reader
-    else:
-        from mlsys.models import unpickling as reader
-    return reader
+    from mlsys.models import skops_files, unpickling
+
+    return skops_files if file == SKOPS_FILE else unpickling
 
 
 def _file_sha256(path: Path) -> str:

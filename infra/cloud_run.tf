@@ -97,6 +97,8 @@ resource "google_cloud_run_v2_service" "predict" {
     service_account = module.api_accounts[each.key].email
     timeout         = "60s"
 
+    max_instance_request_concurrency = 8 # scoring takes a CPU; what is more waits better in front of another instance
+
     scaling {
       min_instance_count = 0 # nothing is paid for while nobody asks
       max_instance_count = each.value.service.max_instances

@@ -72,6 +72,10 @@ class AlreadyExistsError(MlsysError, FileExistsError):
     exit_code = 8
 
 
+class PlotError(MlsysError, ValueError):
+    """Data or options that cannot be drawn or evaluated."""
+
+
 class TwinError(MlsysError, RuntimeError):
     """The offline twin could not be started or reached."""
 

@@ -26,7 +26,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
 from mlsys import vis
-from mlsys.vis import compute, plots
+from mlsys.vis import compute, data, drawing, evaluation, models, operations, plots
 
 DRAWN, NOTES = "mlsys-curve", "mlsys-notes"
 
@@ -85,9 +85,10 @@ def test_import_is_light() -> None:
 
 def test_examples_run() -> None:
     """The example of every docstring runs, and every public plot has one."""
-    found = doctest.testmod(plots, extraglobs={"pd": pd})
-    assert found.failed == 0
-    assert all(">>>" in (inspect.getdoc(getattr(vis, name)) or "") for name in vis.__all__)
+    modules = (data, models, operations, evaluation)
+    assert sum(doctest.testmod(module, extraglobs={"pd": pd}).failed for module in modules) == 0
+    assert set(plots.__all__) < set(vis.__all__)
+    assert all(">>>" in (inspect.getdoc(getattr(plots, name)) or "") for name in plots.__all__)
 
 
 def test_draws_on_the_axes_given() -> None:
@@ -144,7 +145,7 @@ COLUMNS = {
 @pytest.mark.parametrize(("values", "kind"), COLUMNS.values(), ids=COLUMNS.keys())
 def test_every_type_is_drawn(values: pd.Series, kind: str) -> None:
     """Each dtype that BigQuery rows come in has its kind, and a panel that counts its NULLs."""
-    assert compute.kind_of(values) == kind
+    assert compute.columns.kind_of(values) == kind
     (ax,) = vis.plot_distributions(values.to_frame("x"))
     bars = [bar.get_width() if kind in ("boolean", "category") else bar.get_height() for bar in ax.patches]
     assert sum(bars) == (len(values) if kind in ("boolean", "category") else values.notna().sum())
@@ -155,7 +156,7 @@ def test_every_type_is_drawn(values: pd.Series, kind: str) -> None:
 def test_dates_become_utc_seconds() -> None:
     """Timestamps in another zone count from the same epoch."""
     values = pd.Series(pd.to_datetime(["2026-01-01T02:00:00"])).dt.tz_localize("Europe/Berlin")
-    assert compute.as_float(values, "t").tolist() == [dt.datetime(2026, 1, 1, 1, tzinfo=dt.UTC).timestamp()]
+    assert compute.columns.as_float(values, "t").tolist() == [dt.datetime(2026, 1, 1, 1, tzinfo=dt.UTC).timestamp()]
 
 
 # Data ---------------------------------------------------------------------------------------------------------------
@@ -282,7 +283,7 @@ def test_short_names_stay_different(where: str) -> None:
     """Names that differ anywhere differ still when they are shortened."""
     at = {"start": "{i} {x}", "middle": "{x} {i} and that goes on", "end": "{x} {i}"}.get(where, "{x} {i} {x}")
     names = [at.format(i=i, x="a name that takes much room") for i in range(5)]
-    short = compute.shorten_all(names, 30)
+    short = compute.columns.shorten_all(names, 30)
     assert len(set(short)) == 5
     assert max(map(len, short)) <= 30
 
@@ -298,7 +299,7 @@ def test_correlations_of_mixed_types() -> None:
     df["k"] = df["k"].astype("category")
     df.loc[:9, "m"] = None
     df["id"], df["one"] = [f"id {i}" for i in range(n)], 1
-    found = compute.associations(df)
+    found = compute.data.associations(df)
     assert list(found.matrix) == ["a", "b", "flag", "k", "m"]
     assert found.left_out == {"id": "mostly unique", "one": "constant"}
     both = df.dropna(subset="b")
@@ -353,7 +354,7 @@ def test_confusion_matrix_of_50_classes() -> None:
     rng = np.random.default_rng(6)
     y = rng.choice([f"class {i}" for i in range(50)], 5000)
     p = np.where(rng.random(5000) < 0.5, y, rng.permutation(y))
-    counts, correct, _ = compute.confusion(y, p)
+    counts, correct, _ = compute.models.confusion(y, p)
     assert counts.shape == (21, 21)
     assert counts.to_numpy().sum() == 5000
     assert counts.columns[-1] == "other (30)"
@@ -406,7 +407,7 @@ def test_curves_share_an_axes() -> None:
     y, s = scores(100)
     ax = vis.plot_roc(y, s, name="v1")
     assert vis.plot_roc(y, -s, name="v2", ax=ax) is ax
-    assert [line.get_color() for line in curves(ax)] == [plots.BLUE, plots.ORANGE]
+    assert [line.get_color() for line in curves(ax)] == [drawing.BLUE, drawing.ORANGE]
     assert [line.get_linestyle() for line in curves(ax)] == ["-", "--"]
     assert len(ax.lines) == 3
     assert notes(ax) == f"{y.sum()} of 100 rows are 1"
@@ -445,7 +446,7 @@ def test_calibration_is_scikit_learns(n: int) -> None:
     rate, mean = calibration.calibration_curve(y, s, n_bins=min(10, n // 5), strategy="quantile")
     assert points.lines[0].get_xdata() == pytest.approx(mean)
     assert points.lines[0].get_ydata() == pytest.approx(rate)
-    table = compute.calibration(y, s).table
+    table = compute.models.calibration(y, s).table
     for segment, k, size in zip(points.lines[2][0].get_segments(), table["positives"], table["n"], strict=True):
         interval = stats.binomtest(int(k), int(size)).proportion_ci(method="wilson")
         assert segment[:, 1] == pytest.approx([interval.low, interval.high])
@@ -522,7 +523,7 @@ def test_residuals(n: int) -> None:
         assert points == pytest.approx(np.column_stack([predicted, actual - predicted]))
     assert f"R² {metrics.r2_score(actual, predicted):.3f}" in ax.get_title(loc="left")
     rmse = metrics.root_mean_squared_error(actual, predicted)
-    assert f"RMSE {compute.format_number(rmse)}" in notes(ax)
+    assert f"RMSE {compute.columns.format_number(rmse)}" in notes(ax)
     assert ("a sample of 5,000" in notes(ax)) == (n > 5000)
 
 

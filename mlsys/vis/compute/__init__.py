@@ -1,0 +1,8 @@
+"""The arithmetic of ``mlsys.vis``: arrays and frames in, small frames and records out, nothing drawn.
+
+NULL means any missing value, whatever the dtype. Pairs of arrays are matched by position, never by index.
+"""
+
+from mlsys.vis.compute import columns, data, metrics, models, times
+
+__all__ = ["columns", "data", "metrics", "models", "times"]

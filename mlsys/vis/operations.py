@@ -1,12 +1,11 @@
 """Plots of what runs every day: predictions, rejected rows, durations."""
 
-import textwrap
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from mlsys.vis import compute
-from mlsys.vis import drawing as draw
+from mlsys.vis.over_time import draw_over_time
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,64 +46,53 @@ def plot_predictions_over_time(
     >>> frame = pd.DataFrame({"prediction_timestamp": times, "model_version": "v1", "prediction": [0.2, 0.3]})
     >>> ax = plot_predictions_over_time(frame)
     """
-    found = compute.times.over_time(predictions, value=value, positive=positive, top=top)
-    return (_plotly_over_time if interactive else _draw_over_time)(found, ax, kwargs)
+    found = compute.times.predictions(predictions, value=value, positive=positive, top=top)
+    return draw_over_time(found, ax, interactive, kwargs)
 
 
-def _over_time_notes(found: compute.times.OverTime) -> list[str]:
-    dropped = f"{draw.count(found.dropped, 'row')} without time or value left out" if found.dropped else ""
-    return [f"n = {found.table['n'].sum():,} by {found.period} (UTC)", f"band: {found.band}", dropped]
+def plot_rejects(
+    runs: pd.DataFrame, *, top: int = 5, interactive: bool = False, ax: "Axes | None" = None, **kwargs: Any
+) -> "Axes | Figure":
+    """Draw the share of input rows that models could not score, by time and model, over the number of input rows.
+
+    Parameters
+    ----------
+    runs
+        Rows of the ledger, ``ml_registry.runs``: ``started_timestamp``, ``model_name``, ``input_rows`` and
+        ``rejected_rows``. Runs that have not counted their rows are left out, and the title says how many.
+    top
+        How many models to draw; the others are taken together as ``other (n)``.
+    interactive
+        Return a plotly ``Figure`` that shows the numbers on hover.
+    **kwargs
+        Passed to :meth:`matplotlib.axes.Axes.plot`, or to ``plotly.graph_objects.Scatter``.
+
+    Examples
+    --------
+    >>> times = pd.to_datetime(["2026-01-01", "2026-01-02"], utc=True)
+    >>> runs = pd.DataFrame({"started_timestamp": times, "model_name": "titanic-survival"})
+    >>> ax = plot_rejects(runs.assign(input_rows=[1309, 1309], rejected_rows=[0, 13]))
+    """
+    return draw_over_time(compute.times.rejects(runs, top=top), ax, interactive, kwargs)
 
 
-def _draw_over_time(found: compute.times.OverTime, ax: "Axes | None", kwargs: dict[str, Any]) -> "Axes":
-    ax = draw.axes(ax, width=7.5, height=4.6)
-    below = draw.split(ax)
-    table = found.table.assign(day=draw.dates(below, found.table["start"]))
-    floor = pd.Series(0, index=table["start"].unique())
-    ends = []
-    for i, (version, part) in enumerate(table.groupby("version", sort=False)):
-        style = {
-            "color": draw.COLORS[i % 6],
-            "linestyle": draw.DASHES[i % 6],
-            "marker": draw.MARKERS[i % 6],
-            "markersize": 4,
-        }
-        ax.plot(part["day"], part["value"], gid=draw.CURVE, label=version, **style | kwargs)
-        ax.vlines(part["day"], part["low"], part["high"], color=draw.COLORS[i % 6], alpha=0.25, linewidth=3)
-        ends.append((part["day"].iloc[-1], part["value"].iloc[-1], str(version), draw.COLORS[i % 6]))
-        under = floor.loc[part["start"]].to_numpy()
-        days = {"hour": 1 / 24, "day": 1, "week": 7, "month": 30}[found.period]
-        style = {"color": draw.COLORS[i % 6], "edgecolor": "white", "linewidth": 0.5}
-        below.bar(part["day"], part["n"], 0.9 * days, bottom=under, **style)
-        floor.loc[part["start"]] += part["n"].to_numpy()
-    _label_ends(ax, ends)
-    ax.set_ylabel(textwrap.fill(draw.text(found.quantity, 60), 30))
-    below.set_xlabel(f"{found.period} of prediction (UTC)")
-    return draw.headline(ax, "Predictions over time", *_over_time_notes(found))
+def plot_run_durations(
+    runs: pd.DataFrame, *, top: int = 5, interactive: bool = False, ax: "Axes | None" = None, **kwargs: Any
+) -> "Axes | Figure":
+    """Draw how long runs took from start to finish, by time and model, and where runs failed or have not ended.
 
+    Parameters
+    ----------
+    runs
+        Rows of the ledger, ``ml_registry.runs``: ``started_timestamp``, ``finished_timestamp``, ``model_name`` and
+        ``status``.
+    top, interactive, **kwargs
+        As for :func:`plot_rejects`.
 
-def _label_ends(ax: "Axes", ends: list[tuple[float, float, str, str]]) -> None:
-    """Write each line's name at its end, apart from names that would stand at the same place."""
-    from matplotlib.patheffects import withStroke
-
-    low, high = ax.get_ylim()
-    left, right = ax.get_xlim()
-    placed: list[tuple[float, float]] = []
-    for x, y, name, color in sorted(ends, key=lambda end: end[1]):
-        near = [other for at, other in placed if abs(at - x) < 0.12 * (right - left)]
-        at = max([y, *(other + 0.07 * (high - low) for other in near)])
-        placed.append((x, at))
-        style = {"color": color, "va": "center", "path_effects": [withStroke(linewidth=3, foreground="white")]}
-        ax.annotate(draw.text(name, 24), (x, at), xytext=(7, 0), textcoords="offset points", **style)
-
-
-def _plotly_over_time(found: compute.times.OverTime, ax: "Axes | None", kwargs: dict[str, Any]) -> "Figure":
-    xlabel = f"{found.period} of prediction (UTC)"
-    figure = draw.plotly_figure(ax, "Predictions over time", _over_time_notes(found), xlabel, found.quantity)
-    for i, (version, part) in enumerate(found.table.groupby("version", sort=False)):
-        line = {"color": draw.COLORS[i % 6], "dash": draw.PLOTLY_DASHES[i % 6]}
-        error = {"array": part["high"] - part["value"], "arrayminus": part["value"] - part["low"], "thickness": 1}
-        hover = f"{version}, %{{x}}<br>{found.quantity} %{{y:.4g}}<br>%{{customdata:,}} rows<extra></extra>"
-        style = {"name": str(version), "mode": "lines+markers", "line": line, "error_y": error, "hovertemplate": hover}
-        figure.add_scatter(x=part["start"], y=part["value"], customdata=part["n"], **style | kwargs)
-    return figure.update_layout(showlegend=True)
+    Examples
+    --------
+    >>> start = pd.to_datetime(["2026-01-01", "2026-01-02"], utc=True)
+    >>> runs = pd.DataFrame({"started_timestamp": start, "finished_timestamp": start + pd.Timedelta("40s")})
+    >>> ax = plot_run_durations(runs.assign(model_name="titanic-survival", status="succeeded"))
+    """
+    return draw_over_time(compute.times.durations(runs, top=top), ax, interactive, kwargs)

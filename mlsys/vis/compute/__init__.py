@@ -3,6 +3,6 @@
 NULL means any missing value, whatever the dtype. Pairs of arrays are matched by position, never by index.
 """
 
-from mlsys.vis.compute import columns, data, metrics, models, times
+from mlsys.vis.compute import columns, data, drift, inspection, metrics, models, targets, times
 
-__all__ = ["columns", "data", "metrics", "models", "times"]
+__all__ = ["columns", "data", "drift", "inspection", "metrics", "models", "targets", "times"]

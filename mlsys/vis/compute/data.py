@@ -1,7 +1,6 @@
 """Figures of data, before any model: missing values, groups, associations."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,7 +33,8 @@ class Associations:
 def missing(df: pd.DataFrame) -> pd.DataFrame:
     """Count NULLs by column, most first: ``missing`` and ``share``."""
     columns.require_frame(df)
-    counts = df.isna().sum().sort_values(ascending=False, kind="stable")
+    # column by column, as a mask of all cells may not fit into memory
+    counts = pd.Series({name: int(df[name].isna().sum()) for name in df}).sort_values(ascending=False, kind="stable")
     return pd.DataFrame({"missing": counts, "share": counts / len(df)})
 
 
@@ -61,37 +61,15 @@ def histogram(numbers: Floats, max_bins: int = 40) -> Histogram:
     return Histogram(counts, edges, len(known) - int(counts.sum()) + infinite)
 
 
-def target_rate(
-    df: pd.DataFrame, column: str, target: str, *, bins: int = 10, top: int = 15, positive: Any = None
-) -> tuple[pd.DataFrame, str, int]:
-    """Return the rate of a binary target by group, the positive class's name, and how many rows have no target.
-
-    One row for each group, in drawing order: ``n``, ``positives``, ``rate``, ``low``, ``high``, ``is_null``.
-    """
-    columns.require_frame(df)
-    columns.require_columns(df, [column, target])
-    known = df[target].notna()
-    if not known.any():
-        raise PlotError(f"nothing to plot: all {len(df):,} values of {target!r} are NULL")
-    truth, label = columns.is_positive(df.loc[known, target], f"target {target!r}", positive)
-    values = df.loc[known, column]
-    if columns.kind_of(values) in ("numeric", "datetime"):
-        groups = columns.group_by_quantile(values, max(2, min(bins, int(values.notna().sum()) // 5)))
-    else:
-        groups = columns.group_by_label(values, top)
-    table = columns.rates(truth, groups.codes, len(groups.labels))
-    table.index = pd.Index(groups.labels, name=column)
-    table["is_null"] = [groups.has_null and i == len(table) - 1 for i in range(len(table))]
-    return table, label, int((~known).sum())
-
-
-def associations(df: pd.DataFrame, *, top: int = 15, max_rows: int = 100_000) -> Associations:
+def associations(df: pd.DataFrame, *, top: int = 15, method: str = "pearson", max_rows: int = 100_000) -> Associations:
     """Measure every pair of columns on the rows where both are known.
 
-    Pearson's r for two numbers (booleans and dates count as numbers), Cramér's V for two categories, the correlation
-    ratio for one of each. Categories beyond the 20 most frequent count as one. Columns that cannot tell anything
-    (constant, or a different text in nearly every row) are left out, then all but the ``top`` most associated.
+    Pearson's r or Spearman's rank correlation for two numbers (booleans and dates count as numbers), Cramér's V for two categories,
+    the correlation ratio for one of each. Categories beyond the 20 most frequent count as one. Columns that cannot tell
+    anything (constant, or a different text in nearly every row) are left out, then all but the ``top`` most associated.
     """
+    if method not in ("pearson", "spearman"):
+        raise PlotError(f"method must be 'pearson' or 'spearman', got {method!r}")
     columns.require_frame(df)
     rows = df if len(df) <= max_rows else df.sample(max_rows, random_state=columns.SEED)
     numbers, categories, left_out = {}, {}, {}
@@ -111,7 +89,7 @@ def associations(df: pd.DataFrame, *, top: int = 15, max_rows: int = 100_000) ->
         why = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
         raise PlotError(f"two columns that vary are needed, got {len(names)} ({why or 'no more columns'})")
     matrix = pd.DataFrame(np.eye(len(names)), index=names, columns=names)
-    matrix.iloc[: len(numbers), : len(numbers)] = pd.DataFrame(numbers).corr().to_numpy()
+    matrix.iloc[: len(numbers), : len(numbers)] = pd.DataFrame(numbers).corr(method).to_numpy()
     for i, first in enumerate(categories):
         for name, values in numbers.items():
             matrix.loc[first, name] = matrix.loc[name, first] = correlation_ratio(categories[first], values)
@@ -138,7 +116,10 @@ def correlation_ratio(groups: columns.Groups, numbers: Floats) -> float:
 
 
 def cramers_v(first: columns.Groups, second: columns.Groups) -> float:
-    """Return Cramér's V of two groupings, without a correction for small samples."""
+    """Return Cramér's V of two groupings, corrected for its bias: it would not be 0 between independent columns.
+
+    W. Bergsma, A bias-correction for Cramér's V and Tschuprow's T, Journal of the Korean Statistical Society 42 (2013).
+    """
     shape = (len(first.labels), len(second.labels))
     table = np.bincount(first.codes * shape[1] + second.codes, minlength=shape[0] * shape[1]).reshape(shape)
     table = table[: shape[0] - first.has_null, : shape[1] - second.has_null]
@@ -146,5 +127,10 @@ def cramers_v(first: columns.Groups, second: columns.Groups) -> float:
     if min(table.shape) < 2:
         return float("nan")
     expected = np.outer(table.sum(axis=1), table.sum(axis=0)) / table.sum()
+    n, (rows, across) = table.sum(), table.shape
     chi2 = ((table - expected) ** 2 / expected).sum()
-    return float(np.sqrt(chi2 / table.sum() / (min(table.shape) - 1)))
+    if n < 2:
+        return float("nan")
+    phi2 = max(0.0, chi2 / n - (rows - 1) * (across - 1) / (n - 1))
+    sizes = (rows - (rows - 1) ** 2 / (n - 1), across - (across - 1) ** 2 / (n - 1))
+    return float(np.sqrt(phi2 / (min(sizes) - 1))) if min(sizes) > 1 else float("nan")

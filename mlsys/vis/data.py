@@ -367,7 +367,7 @@ def draw_leakage(
     style = {"color": np.where(guilty, draw.ORANGE, draw.BLUE), "hatch": ["///" if bad else "" for bad in guilty]}
     width = shown["score"] - chance
     bars = ax.barh(range(len(shown)), width, left=chance, edgecolor="white", linewidth=0, **style | kwargs)
-    ax.bar_label(bars, [f"{score:.3f}" for score in shown["score"]], padding=3, fontsize="small")
+    ax.bar_label(bars, [f"{score:.3f}" for score in shown["score"]], padding=7, fontsize="small")
     null = shown["null_score"].to_numpy() > chance + 0.05 * (1 - chance)
     if null.any():
         rows = np.flatnonzero(null)
@@ -416,19 +416,23 @@ def plot_drift(
     found = compute.drift.drift(train, serving, bins=bins)
     shown = found.table.head(top)
     ax = draw.row_axes(ax, shown.index)
-    level = np.digitize(shown["psi"], [compute.drift.SOME, compute.drift.MUCH])
+    limits = [compute.drift.SOME, compute.drift.MUCH]
+    level = np.where(shown["psi"] > shown["chance"], np.digitize(shown["psi"], limits), 0)
     colors = np.array([draw.SKY, draw.AMBER, draw.ORANGE])[level]
     style = {"color": colors, "hatch": [("", "///", "xxx")[i] for i in level], "edgecolor": "white", "linewidth": 0}
-    bars = ax.barh(range(len(shown)), shown["psi"], **style | kwargs)
+    ax.barh(range(len(shown)), shown["psi"], **style | kwargs)
     ax.plot(shown["chance"], range(len(shown)), linestyle="none", marker="|", markersize=14, color="black")
-    words = [_drift_words(row) for row in shown.itertuples()]
-    ax.bar_label(bars, words, padding=5, fontsize="small")
+    for y, row in enumerate(shown.itertuples()):
+        words = _drift_words(row)
+        ax.text(1.025, y, words, transform=ax.get_yaxis_transform(), va="center", fontsize="small", color=draw.DARK)
     widest = max(shown["psi"].max(), shown["chance"].max(), compute.drift.MUCH)
-    for line in (compute.drift.SOME, compute.drift.MUCH):
+    for line in limits:
         ax.axvline(line, color=draw.DARK, linestyle="--", linewidth=1, zorder=0)
-    ax.set(xlim=(0, widest * (1.25 + 0.035 * max(map(len, words)))), xlabel="population stability index")
-    many = int((found.table["psi"] >= compute.drift.MUCH).sum())
-    title = f"Drift: {many or 'none'} of {draw.count(len(found.table), 'column')} from {compute.drift.MUCH} on"
+    ax.set(xlim=(0, widest * 1.05), xlabel="population stability index")
+    many = int(((found.table["psi"] >= compute.drift.MUCH) & (found.table["psi"] > found.table["chance"])).sum())
+    title = (
+        f"Drift: {many or 'none'} of {draw.count(len(found.table), 'column')} beyond {compute.drift.MUCH} and chance"
+    )
     sizes = [len(train), len(serving)]
     n = [f"{m:,}" if m == size else f"{m:,} of {size:,}" for m, size in zip(found.rows, sizes, strict=True)]
     reasons = pd.Series(found.left_out, dtype=object)
@@ -490,7 +494,8 @@ def draw_associations(
     text = np.where(part.isna(), "?", np.char.replace(text, "-", compute.columns.MINUS))
     mask = np.triu(np.ones(part.shape, dtype=bool), k=1)
     options = {"mask": mask, "linewidths": 0.5, "square": True, "cbar_kws": {"label": "strength", "shrink": 0.7}}
-    draw.heatmap(ax, part.abs(), text, names[1:], names[:-1], options | kwargs)
+    options["annot_kws"] = {"fontsize": "small" if size <= 8 else "x-small"}
+    draw.heatmap(ax, part.abs().fillna(0), text, names[1:], names[:-1], options | kwargs)
     if 0 < found.numeric < size:  # where numbers end and categories begin
         ax.axhline(found.numeric - 1, color=draw.DARK, linewidth=1.2, xmax=found.numeric / (size - 1))
         ax.axvline(found.numeric, color=draw.DARK, linewidth=1.2, ymax=1 - (found.numeric - 1) / (size - 1))

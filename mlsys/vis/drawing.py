@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from mlsys.errors import PlotError
 from mlsys.vis.compute import columns
+from mlsys.vis.compute.columns import count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,6 +26,7 @@ DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
 PLOTLY_DASHES = ("solid", "dash", "dashdot", "dot", "longdash", "longdashdot")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 CURVE, NOTES, PAGE = "mlsys-curve", "mlsys-notes", "mlsys-page"  # ids of what has to be found again
+_SHAPES = {"": "linear", "pre": "vh", "post": "hv"}
 _DOT = "\N{NO-BREAK SPACE}· "  # between notes; the dot stays on its line
 
 
@@ -43,7 +45,8 @@ class Line:
 class Chart:
     """Lines over the same axes, to be drawn by matplotlib or by plotly.
 
-    ``reference`` is a dotted line with its name; ``step`` says where steps turn (``pre``), or that there are none.
+    ``reference`` is a dotted line with its name; ``step`` is empty for straight lines, or says where a value holds:
+    from the point before (``pre``) or up to the next one (``post``).
     """
 
     title: str
@@ -54,7 +57,7 @@ class Chart:
     reference: tuple[Sequence[float], Sequence[float], str] | None = None
     xlim: tuple[float, float] | None = (-0.01, 1.01)
     ylim: tuple[float, float] | None = (-0.01, 1.01)
-    step: bool = False
+    step: Literal["", "pre", "post"] = ""
     legend: str = "best"
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -73,7 +76,7 @@ class Chart:
             ax.annotate(escape(name), at, xytext=(0, 3), **style)
         for i, line in enumerate(self.lines, before):
             style = {"color": COLORS[i % 6], "linestyle": DASHES[i % 6]}
-            style["drawstyle"] = "steps-pre" if self.step else "default"
+            style["drawstyle"] = f"steps-{self.step}" if self.step else "default"
             ax.plot(line.x, line.y, gid=CURVE, label=escape(line.name), **style | kwargs)
         ax.set(xlabel=escape(self.xlabel), ylabel=escape(self.ylabel))
         ax.set(xlim=self.xlim, ylim=self.ylim)
@@ -83,7 +86,7 @@ class Chart:
     def _plotly(self, ax: "Axes | None", kwargs: dict[str, Any]) -> "Interactive":
         figure = plotly_figure(ax, self.title, self.notes, self.xlabel, self.ylabel)
         for i, line in enumerate(self.lines):
-            look = {"color": COLORS[i % 6], "dash": PLOTLY_DASHES[i % 6], "shape": "vh" if self.step else "linear"}
+            look = {"color": COLORS[i % 6], "dash": PLOTLY_DASHES[i % 6], "shape": _SHAPES[self.step]}
             style = {"name": line.name, "line": look, "mode": "lines", "hovertemplate": line.hover}
             figure.add_scatter(x=line.x, y=line.y, customdata=line.custom, **style | kwargs)
         if self.reference:
@@ -224,19 +227,16 @@ def plotly_figure(ax: "Axes | None", title: str, notes: list[str], xlabel: str, 
         raise PlotError("interactive=True makes a plotly Figure of its own, got ax= too: leave one of them out")
     import plotly.graph_objects as go
 
-    small = f"<br><sup>{' · '.join(note for note in notes if note)}</sup>"
+    lines = textwrap.wrap(_DOT.join(note for note in notes if note), 90, break_on_hyphens=False)
+    small = "".join(f"<br><sup>{line}</sup>" for line in lines)
     layout = {"title": title + small, "xaxis_title": xlabel, "yaxis_title": ylabel, "template": "plotly_white"}
+    layout["margin_t"] = 70 + 18 * len(lines)
     return go.Figure(layout=layout)
 
 
 def left_out(rows: int) -> str:
     """Say how many rows are not in the plot."""
     return f"{count(rows, 'row')} with NULL left out" if rows else ""
-
-
-def count(n: int, noun: str) -> str:
-    """Write a number of things."""
-    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
 def some(names: Iterable[str], limit: int = 3) -> str:

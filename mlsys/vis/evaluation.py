@@ -165,7 +165,7 @@ def evaluate(
     target = target or str(actual.name if actual.name is not None else "y")
     about = {"name": name or fitted.name, "target": target, "rows": len(actual)}
     task = task or fitted.task(actual)
-    importance, how = _importance(fitted, actual if task == "regression" else actual.astype(object), permutation)
+    importance, how = _importance(fitted, actual, permutation)
     about["importance_measure"] = how
     if task == "regression":
         return _regression(fitted, actual, about, importance)

@@ -98,6 +98,8 @@ def plot_partial_dependence(
     x, seen = (draw.dates(ax, v.to_numpy()) if dates else v for v in (table["value"], pd.Series(found.seen)))
     ax.fill_between(x, table["low"], table["high"], color=draw.SKY, alpha=0.3, linewidth=0)
     ax.plot(x, table["mean"], **{"color": draw.BLUE, "marker": "o", "markersize": 3} | kwargs)
+    if not dates and len(table) < 12 and (table["value"] % 1 == 0).all():
+        ax.set_xticks(table["value"])
     style = {"transform": ax.get_xaxis_transform(), "color": draw.DARK, "linewidth": 1}
     ax.vlines(np.unique(seen), 0, 0.03, **style)
     ax.set(xlabel=draw.text(column), ylabel=f"mean {draw.text(found.quantity)}")

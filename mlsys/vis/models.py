@@ -223,7 +223,7 @@ def _sweep(y_true: ArrayLike, y_score: ArrayLike, positive: Any) -> compute.mode
 
 def _score_notes(found: compute.models.Sweep, drawn: compute.models.Sweep) -> list[str]:
     count = f"{found.positives:,} of {found.n:,} rows are {found.positive}"
-    thinned = f"curve thinned to {len(drawn.thresholds):,} points" if drawn.thinned else ""
+    thinned = "curve thinned to 1,000 points at most" if drawn.thinned else ""
     return [count, draw.left_out(found.dropped), thinned]
 
 
@@ -248,7 +248,7 @@ def precision_recall_chart(found: compute.models.Sweep, average: float, name: st
     line = _curve_line(compute.models.precision_recall(drawn), label, name, "recall", "precision")
     chance = ([0, 1], [found.positives / found.n] * 2, "chance")
     notes = _score_notes(found, drawn)
-    return draw.Chart("Precision and recall", notes, "recall", "precision", [line], chance, step=True)
+    return draw.Chart("Precision and recall", notes, "recall", "precision", [line], chance, step="pre")
 
 
 def gain_chart(found: compute.models.Sweep, name: str | None = None) -> draw.Chart:
@@ -266,7 +266,7 @@ def lift_chart(found: compute.models.Sweep, name: str | None = None) -> draw.Cha
     curve, label = compute.models.lift(drawn), f"lift of the top 10 % = {compute.models.lift(found).value:.2f}"
     ceiling = max(1.1, 1.05 * float(curve.y.max()))
     line, chance = _curve_line(curve, label, name, x, y), ([0, 1], [1, 1], "chance")
-    return draw.Chart("Lift", _score_notes(found, drawn), x, y, [line], chance, ylim=(0, ceiling), legend="upper right")
+    return draw.Chart("Lift", _score_notes(found, drawn), x, y, [line], chance, ylim=(0, ceiling), legend="lower left")
 
 
 def threshold_chart(found: compute.models.Sweep) -> draw.Chart:
@@ -281,7 +281,7 @@ def threshold_chart(found: compute.models.Sweep) -> draw.Chart:
     best = compute.models.thresholds(found)
     best = best.loc[best["f1"].idxmax()]
     notes = [*_score_notes(found, drawn), f"highest F1 {best['f1']:.3f} at {best['threshold']:.3g}"]
-    look = {"xlim": _around(table["threshold"]), "legend": "best"}
+    look = {"xlim": _around(table["threshold"]), "step": "post"}
     return draw.Chart("Choice of a threshold", notes, "threshold", "share", lines, **look)
 
 
@@ -308,9 +308,18 @@ def cost_chart(found: compute.models.Sweep, false_positive: float, false_negativ
         f"flag everything: {number(all_['cost'])}",
         *_score_notes(found, drawn),
     ]
-    top = 1.1 * max(table["cost"].max(), nothing["cost"], np.finfo(float).tiny)
+    top = 1.25 * max(table["cost"].max(), nothing["cost"], np.finfo(float).tiny)
     return draw.Chart(
-        "Cost of mistakes", notes, "threshold", ylabel, [line], level, xlim=limits, ylim=(0, top), legend="lower right"
+        "Cost of mistakes",
+        notes,
+        "threshold",
+        ylabel,
+        [line],
+        level,
+        xlim=limits,
+        ylim=(0, top),
+        legend="upper right",
+        step="post",
     )
 
 
@@ -423,7 +432,7 @@ def draw_importance(
     written = [compute.columns.format_number(v) for v in shown["importance"]]
     ax.bar_label(bars, written, padding=3, fontsize="small")
     ax.axvline(0, color=draw.DARK, linewidth=0.8)
-    ax.margins(x=0.15)
+    ax.margins(x=0.15 if (shown["importance"] >= 0).all() else 0.22)
     if (shown["importance"] >= 0).all():
         ax.set_xlim(left=0)
     ax.set_xlabel(f"{measure} (± 1 standard deviation)" if spread else measure)
@@ -556,7 +565,7 @@ def _plotly_points(
     ends = _ends(found) if actual else [float(found.predicted.min()), float(found.predicted.max())]
     look = {"color": draw.DARK, "dash": "dot", "width": 1}
     figure.add_scatter(
-        x=ends, y=ends if actual else [0, 0], mode="lines", line=look, name="equal" if actual else "none"
+        x=ends, y=ends if actual else [0, 0], mode="lines", line=look, name="equal" if actual else "no error"
     )
     return figure
 

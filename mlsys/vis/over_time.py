@@ -22,14 +22,14 @@ def draw_over_time(found: OverTime, ax: "Axes | None", interactive: bool, kwargs
 
 def _notes(found: OverTime) -> list[str]:
     wide = (found.table["high"] > found.table["low"]).any()
-    count = f"n = {found.table['n'].sum():,} {found.counted} by {found.period} (UTC)"
+    count = f"n = {draw.count(int(found.table['n'].sum()), found.counted)} by {found.period} (UTC)"
     return [count, f"band: {found.band}" if wide else "", *found.notes]
 
 
 def _matplotlib(found: OverTime, ax: "Axes | None", kwargs: dict[str, Any]) -> "Axes":
     ax = draw.axes(ax, width=7.5, height=4.6)
     below = draw.split(ax)
-    draw.count_axis(below.yaxis, found.counted)
+    draw.count_axis(below.yaxis, f"{found.counted}s")
     table = found.table.assign(day=draw.dates(below, found.table["start"]))
     floor = pd.Series(0, index=table["start"].unique())
     ends = []
@@ -43,6 +43,8 @@ def _matplotlib(found: OverTime, ax: "Axes | None", kwargs: dict[str, Any]) -> "
         style = {"color": color, "edgecolor": "white", "linewidth": 0.5}
         below.bar(part["day"], part["n"], 0.9 * _DAYS[found.period], bottom=under, **style)
         floor.loc[part["start"]] += part["n"].to_numpy()
+    if found.from_zero:
+        ax.set_ylim(bottom=0)
     _mark(ax, found)
     _label_ends(ax, ends)
     ax.set_ylabel(textwrap.fill(draw.text(found.quantity, 60), 30))
@@ -86,7 +88,7 @@ def _plotly(found: OverTime, ax: "Axes | None", kwargs: dict[str, Any]) -> "Figu
     for i, (name, part) in enumerate(found.table.groupby("name", sort=False)):
         line = {"color": draw.COLORS[i % 6], "dash": draw.PLOTLY_DASHES[i % 6]}
         error = {"array": part["high"] - part["value"], "arrayminus": part["value"] - part["low"], "thickness": 1}
-        hover = f"{name or found.quantity}, %{{x}}<br>%{{y:.4g}}<br>%{{customdata:,}} {found.counted}<extra></extra>"
+        hover = f"{name or found.quantity}, %{{x}}<br>%{{y:.4g}}<br>%{{customdata:,}} {found.counted}s<extra></extra>"
         style = {"name": str(name or found.quantity), "mode": "lines+markers", "line": line, "error_y": error}
         style["hovertemplate"] = hover
         figure.add_scatter(x=part["start"], y=part["value"], customdata=part["n"], **style | kwargs)

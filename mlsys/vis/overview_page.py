@@ -230,8 +230,8 @@ def _panels(found: Overview) -> list[Panel]:
             lambda ax, name=name: plots.plot_target(sample, name, target, bins=8, top=8, ax=ax) for name in told[:6]
         ]
     if found.associations is not None:
-        associations = found.associations
-        panels.append(lambda ax: plots.draw_associations(associations, "pearson", found.sampled, ax, {"cbar": False}))
+        associations, look = found.associations, {"cbar": False, "annot_kws": {"fontsize": 6}}
+        panels.append(lambda ax: plots.draw_associations(associations, "pearson", found.sampled, ax, look))
     shown = [name for name in (told or table.index) if name != target and table.at[name, "distinct"] > 0]
     panels += [lambda ax, name=name: plots.draw_distribution(ax, sample[name], 8, {}, None) for name in shown[:PANELS]]
     return panels or [lambda ax: plots.draw_missing(table[["missing", "share"]], found.rows, 12, ax, {})]

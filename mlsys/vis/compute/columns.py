@@ -70,6 +70,11 @@ def listed(values: Sequence[Any], limit: int = 5) -> str:
     return text + (f", … ({len(values) - limit} more)" if len(values) > limit else "")
 
 
+def count(n: int, noun: str) -> str:
+    """Write a number of things."""
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+
+
 def kind_of(values: pd.Series) -> Kind:
     """Say how a column is to be drawn, from its dtype or, for ``object``, from its values."""
     dtype = values.dtype

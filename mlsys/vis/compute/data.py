@@ -64,9 +64,10 @@ def histogram(numbers: Floats, max_bins: int = 40) -> Histogram:
 def associations(df: pd.DataFrame, *, top: int = 15, method: str = "pearson", max_rows: int = 100_000) -> Associations:
     """Measure every pair of columns on the rows where both are known.
 
-    Pearson's r or Spearman's rank correlation for two numbers (booleans and dates count as numbers), Cramér's V for two categories,
-    the correlation ratio for one of each. Categories beyond the 20 most frequent count as one. Columns that cannot tell
-    anything (constant, or a different text in nearly every row) are left out, then all but the ``top`` most associated.
+    Pearson's r or Spearman's rank correlation for two numbers (booleans and dates count as numbers), Cramér's V for two
+    categories, the correlation ratio for one of each. Categories beyond the 20 most frequent count as one. Columns that
+    cannot tell anything (constant, or a different text in nearly every row) are left out, then all but the ``top`` most
+    associated.
     """
     if method not in ("pearson", "spearman"):
         raise PlotError(f"method must be 'pearson' or 'spearman', got {method!r}")

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
+from pandas.api import types
 
 from mlsys.errors import PlotError
 from mlsys.vis.compute import columns
@@ -93,12 +94,16 @@ def permuted(
 
 
 def _truth(y: ArrayLike | pd.Series, n: int) -> pd.Series:
+    """Return the target as scikit-learn takes it: numbers, booleans or text of numpy, whatever dtype they came in."""
     truth = columns.as_series(y, "y")
     if len(truth) != n:
         raise PlotError(f"X and y must have the same rows, got {n:,} and {len(truth):,}")
     if nulls := int(truth.isna().sum()):
         raise PlotError(f"y must be known in every row, got {nulls:,} NULL in {n:,}: leave those rows out")
-    return truth if truth.dtype.kind in "biuf" and isinstance(truth.dtype, np.dtype) else truth.astype(object)
+    kind = columns.kind_of(truth)
+    if kind == "numeric":
+        return pd.Series(columns.as_float(truth, "y")).astype("int64" if types.is_integer_dtype(truth.dtype) else float)
+    return truth.astype(bool) if kind == "boolean" else pd.Series(np.asarray(truth.astype(object).tolist()))
 
 
 def dependence(
@@ -179,6 +184,7 @@ def learning(
     max_rows: int = 20_000,
 ) -> Learning:
     """Fit a model again on more and more rows, and score it on those and on rows that it has not seen."""
+    from sklearn.base import is_classifier
     from sklearn.model_selection import learning_curve
 
     frame, plain = as_frame(X)
@@ -187,8 +193,6 @@ def learning(
     if len(rows) < 2 * folds:
         raise PlotError(f"{folds} folds need {2 * folds} rows or more, got {len(rows)}: lower folds=")
     values = np.asarray(truth)
-    if values.dtype == object:
-        values = np.asarray(values.tolist())
     found = learning_curve(
         model,
         rows.to_numpy() if plain else rows,
@@ -210,5 +214,4 @@ def learning(
     table = table.dropna()
     if table.empty:
         raise PlotError(f"{type(model).__name__} could not be fitted on any part of {len(rows):,} rows: fit it by hand")
-    classifier = getattr(model, "_estimator_type", "") == "classifier" or values.dtype.kind not in "f"
-    return Learning(table, scoring or ("accuracy" if classifier else "R²"), folds, len(rows))
+    return Learning(table, scoring or ("accuracy" if is_classifier(model) else "R²"), folds, len(rows))

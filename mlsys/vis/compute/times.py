@@ -17,8 +17,8 @@ _PERIODS = (("hour", "h", 3), ("day", "D", 120), ("week", "W", 800))
 class OverTime:
     """``table`` has one row for each line and period: ``name``, ``start``, ``n``, ``value``, ``low``, ``high``.
 
-    ``quantity`` is what the values are, ``band`` what ``low`` and ``high`` are, ``counted`` what ``n`` counts and
-    ``time`` what the periods are of. ``marks`` are single moments by what happened then.
+    ``quantity`` is what the values are, ``band`` what ``low`` and ``high`` are, ``counted`` one of what ``n`` counts,
+    and ``time`` what the periods are of. ``marks`` are single moments by what happened then.
     """
 
     table: pd.DataFrame
@@ -27,7 +27,8 @@ class OverTime:
     quantity: str
     band: str
     time: str
-    counted: str = "rows"
+    counted: str = "row"
+    from_zero: bool = False
     notes: tuple[str, ...] = ()
     marks: dict[str, pd.Series] = field(default_factory=dict)
 
@@ -98,11 +99,11 @@ def rejects(runs: pd.DataFrame, *, top: int = 5) -> OverTime:
     found = groups[["n", "out"]].sum()
     found["value"] = found.pop("out") / found["n"]
     found["low"], found["high"] = groups["share"].min(), groups["share"].max()
-    total = f"{int(numbers[1].sum()):,} of {int(numbers[0].sum()):,} rows rejected in {len(rows):,} runs"
+    total = f"{int(numbers[1].sum()):,} of {int(numbers[0].sum()):,} rows rejected in {columns.count(len(rows), 'run')}"
     dropped = len(runs) - len(rows)
-    notes = (total, f"{dropped:,} runs without counts left out" if dropped else "")
+    notes = (total, f"{columns.count(dropped, 'run')} without counts left out" if dropped else "")
     table, band = found.reset_index().astype({"n": int}), "lowest to highest run"
-    return OverTime(table, period, "Rejected rows", "share of rows rejected", band, "start", "rows", notes)
+    return OverTime(table, period, "Rejected rows", "share of rows rejected", band, "start", "row", True, notes)
 
 
 def durations(runs: pd.DataFrame, *, top: int = 5) -> OverTime:
@@ -137,7 +138,7 @@ def durations(runs: pd.DataFrame, *, top: int = 5) -> OverTime:
     notes = tuple(f"{len(times):,} {word}" for word, times in marks.items())
     table, band = table.reset_index(), "shortest to longest run"
     title, quantity = "Duration of runs", f"median {unit} from start to finish"
-    return OverTime(table, period, title, quantity, band, "start", "runs", notes, marks)
+    return OverTime(table, period, title, quantity, band, "start", "run", True, notes, marks)
 
 
 def _known(frame: pd.DataFrame, time: str, value: str) -> tuple[pd.DataFrame, tuple[str, ...]]:
@@ -150,8 +151,7 @@ def _known(frame: pd.DataFrame, time: str, value: str) -> tuple[pd.DataFrame, tu
     if not keep.any():
         raise PlotError(f"nothing to plot: no row has both {time} and {value}, got {len(keep):,} rows")
     dropped = int((~keep).sum())
-    note = f"{dropped:,} row{'' if dropped == 1 else 's'} without time or value left out"
-    return frame.loc[keep], (note,) if dropped else ()
+    return frame.loc[keep], (f"{columns.count(dropped, 'row')} without time or value left out",) if dropped else ()
 
 
 def _truth_or_none(values: pd.Series, positive: Any, *, numeric: bool | None = None) -> tuple[Any, str]:

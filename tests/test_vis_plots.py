@@ -26,7 +26,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
 from mlsys import vis
-from mlsys.vis import compute, data, drawing, evaluation, inspection, models, operations, plots
+from mlsys.vis import compute, data, drawing, evaluation, inspection, models, operations, overview_page, plots
 
 DRAWN, NOTES = "mlsys-curve", "mlsys-notes"
 
@@ -85,8 +85,9 @@ def test_import_is_light() -> None:
 
 def test_examples_run() -> None:
     """The example of every docstring runs, and every public plot has one."""
-    modules = (data, models, inspection, operations, evaluation)
-    assert sum(doctest.testmod(module, extraglobs={"pd": pd}).failed for module in modules) == 0
+    modules = (data, models, inspection, operations, evaluation, overview_page)
+    with mpl.rc_context({"figure.max_open_warning": 0}):
+        assert sum(doctest.testmod(module, extraglobs={"pd": pd}).failed for module in modules) == 0
     assert set(plots.__all__) < set(vis.__all__)
     assert all(">>>" in (inspect.getdoc(getattr(plots, name)) or "") for name in plots.__all__)
 
@@ -610,7 +611,7 @@ def test_interactive_twins_hold_the_same_data() -> None:
     lines = curves(vis.plot_predictions_over_time(predictions()))
     for trace, line in zip(figure.data, lines, strict=True):
         assert list(trace.y) == pytest.approx(list(line.get_ydata()))
-    assert "rows without time or value" in figure.layout.title.text
+    assert "32 rows without" in figure.layout.title.text
 
 
 # Refusals -----------------------------------------------------------------------------------------------------------

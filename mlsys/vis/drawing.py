@@ -201,7 +201,12 @@ def heatmap(
     import seaborn as sns
 
     fixed = {"annot": text, "fmt": "", "cmap": "Blues", "vmin": 0, "vmax": 1}
+    figure = ax.get_figure(root=True)
+    dpi = figure.dpi
+    if figure.get_gid() == PAGE:  # seaborn makes a canvas of the whole page for each label, to see whether any overlap
+        figure.set_dpi(10)
     sns.heatmap(values, ax=ax, **fixed | options)
+    figure.set_dpi(dpi)
     names = [escape(name) for name in columns.shorten_all(names, 24)]
     turn = 45 if max(map(len, names)) * len(names) > 30 else 0
     at = np.arange(len(names)) + 0.5

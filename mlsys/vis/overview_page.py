@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_ROWS, MAX_COLUMNS, PANELS = 100_000, 60, 9
+_KINDS = {"category": "categorical", "datetime": "of dates"}
 Panel = Callable[["Axes"], Any]
 
 
@@ -99,7 +100,7 @@ def overview(df: pd.DataFrame, *, target: str | None = None, time: str | None = 
     --------
     >>> passengers = pd.DataFrame({"sex": ["m", "f", "f", "m"], "age": [22, 38, None, 35], "survived": [0, 1, 1, 0]})
     >>> print(overview(passengers, target="survived").text.splitlines()[0])
-    4 rows, 3 columns: 2 numeric, 1 category.
+    4 rows, 3 columns: 2 numeric, 1 categorical.
     """
     compute.columns.require_frame(df)
     compute.columns.require_columns(df, [name for name in (target, time) if name is not None])
@@ -150,7 +151,7 @@ def _findings(
 ) -> list[str]:
     kinds = table["kind"].value_counts()
     parts = [f"{draw.count(len(df), 'row')}, {draw.count(df.shape[1], 'column')}: "]
-    parts[0] += ", ".join(f"{n} {kind}" for kind, n in kinds.items()) + "."
+    parts[0] += ", ".join(f"{n} {_KINDS.get(kind, kind)}" for kind, n in kinds.items()) + "."
     if len(table) < df.shape[1]:
         parts[0] += f" {len(table)} of them were looked at."
     if len(sample) < len(df):
@@ -168,7 +169,8 @@ def _findings(
     unique = table.index[(table["kind"] == "category") & (table["distinct"] > max(20, 0.9 * len(sample)))]
     if len(unique):
         parts.append(f"A different text in nearly every row: {draw.some(unique)}.")
-    if len(sample) == len(df) and (twice := int(sample.map(str).duplicated().sum())):
+    codes = pd.DataFrame({i: pd.factorize(compute.columns.as_labels(sample[name]))[0] for i, name in enumerate(sample)})
+    if len(sample) == len(df) and (twice := int(codes.duplicated().sum())):
         parts.append(f"{draw.count(twice, 'row')} like an earlier one, in every column.")
     parts += _about_target(df, target, leakage)
     return parts + _together(associations, target)

@@ -183,6 +183,12 @@ def test_interval_of_auc_solves_its_equation(auc: float, positives: int, negativ
         assert bound in (0, 1) or distance == pytest.approx(1.959963984540054**2 * variance)
 
 
+def test_percentiles_leave_a_fortieth_at_each_end() -> None:
+    """An interval of draws lies between their 2.5th and 97.5th percentile, and needs nearly all of them defined."""
+    assert measure.percentiles(np.arange(1001.0)) == pytest.approx((25, 975))
+    assert measure.percentiles(np.append(np.arange(90.0), [np.nan] * 10)) is None
+
+
 def test_intervals_hold_what_they_promise() -> None:
     """Of many small samples, about 95 % have an interval around the true value.
 
@@ -376,6 +382,10 @@ def test_metrics_go_into_save_model(twin: Any) -> None:
     assert again.name == str(saved.ref)
     assert again.metrics == found.metrics
     assert again.curves == found.curves
+    drawn = vis.plot_partial_dependence(loaded, df, "age").lines[0].get_xydata()
+    assert drawn == pytest.approx(vis.plot_partial_dependence(model, df[FEATURES], "age").lines[0].get_xydata())
+    assert len(vis.plot_permutation_importance(loaded, df, df["alive"]).patches) == len(FEATURES)
+    assert vis.plot_feature_importance(loaded).get_xlabel() == "coefficient"
 
 
 def test_page_in_a_notebook() -> None:

@@ -272,11 +272,10 @@ def test_partial_dependence_keeps_nulls_elsewhere() -> None:
 def test_learning_curve_is_scikit_learns() -> None:
     """Both lines are scikit-learn's means over folds."""
     df, y = rows(150)
-    estimator = model()
+    df, estimator = df[["age"]].astype(float), LogisticRegression()
     ax = vis.plot_learning_curve(estimator, df, pd.Series(y).map({0: "no", 1: "yes"}).astype("str"), folds=3)
-    sizes, train, test = model_selection.learning_curve(
-        estimator, df, y, cv=3, train_sizes=np.geomspace(0.1, 1, 6), shuffle=True, random_state=0
-    )
+    options = {"cv": 3, "train_sizes": np.geomspace(0.1, 1, 6), "shuffle": True, "random_state": 0}
+    sizes, train, test = model_selection.learning_curve(estimator, df, y, **options)
     fitted, other = ax.lines
     assert fitted.get_xdata().tolist() == sizes.tolist()
     assert fitted.get_ydata() == pytest.approx(train.mean(axis=1))

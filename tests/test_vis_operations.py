@@ -30,14 +30,14 @@ def _figures() -> Iterator[None]:
 
 
 def ledger(days: int = 20) -> pd.DataFrame:
-    """Two runs a day of one model and one of another, in the dtypes of ``bq_get``; the last of each did not succeed."""
+    """Three runs a day of one model and one of another, in the dtypes of ``bq_get``; the last two did not succeed."""
     rng = np.random.default_rng(0)
-    start = pd.Timestamp("2026-01-01T05:00:00Z") + pd.to_timedelta(np.arange(3 * days) // 3, unit="D")
-    model = np.tile(["a", "a", "b"], days)
-    status = np.array(["succeeded"] * (3 * days - 2) + ["failed", "started"])
+    start = pd.Timestamp("2026-01-01T05:00:00Z") + pd.to_timedelta(np.arange(4 * days) // 4, unit="D")
+    model = np.tile(["a", "a", "a", "b"], days)
+    status = np.array(["succeeded"] * (4 * days - 2) + ["failed", "started"])
     done = status == "succeeded"
-    seconds = rng.integers(30, 90, 3 * days)
-    inputs = pd.Series(rng.integers(900, 1100, 3 * days), dtype="Int64").where(done)
+    seconds = rng.integers(30, 90, 4 * days)
+    inputs = pd.Series(rng.integers(900, 1100, 4 * days), dtype="Int64").where(done)
     finish = pd.Series(start + pd.to_timedelta(seconds, unit="s")).where(status != "started")
     return pd.DataFrame(
         {
@@ -68,7 +68,7 @@ def test_rejects_are_shares_of_all_rows_of_a_day() -> None:
         sums = part.groupby(part["started_timestamp"].dt.date)[["rejected_rows", "input_rows"]].sum()
         assert line.get_ydata() == pytest.approx((sums["rejected_rows"] / sums["input_rows"]).to_numpy(float))
     low, high = ax.collections[0].get_segments()[0][:, 1]
-    expected = (runs["rejected_rows"] / runs["input_rows"]).iloc[:2].to_numpy(float)
+    expected = (runs["rejected_rows"] / runs["input_rows"]).iloc[:3].to_numpy(float)
     assert (low, high) == pytest.approx((expected.min(), expected.max()))
     assert sum(bar.get_height() for bar in ax.figure.axes[-1].patches) == runs["input_rows"].sum()
     assert "2 runs without counts left out" in notes(ax)
@@ -118,17 +118,17 @@ def test_interactive_twins_hold_the_same_data(plot: Any) -> None:
 def test_one_run_and_many_models(plot: Any) -> None:
     """One run is a point; beyond the most used models the others are one line."""
     assert len(curves(plot(ledger().head(1)))) == 1
-    many = ledger().assign(model_name=[f"model {i % 20}" for i in range(60)])
+    many = ledger().assign(model_name=[f"model {i % 20}" for i in range(80)])
     assert len(curves(plot(many, top=3))) == 4
 
 
 RUNS = ledger(2)
 REFUSALS = {
     "no column": (lambda: vis.plot_rejects(RUNS.drop(columns="input_rows")), "no column 'input_rows'"),
-    "no counts": (lambda: vis.plot_rejects(RUNS.assign(input_rows=None)), "no run of 6 has counted its rows"),
+    "no counts": (lambda: vis.plot_rejects(RUNS.assign(input_rows=None)), "no run of 8 has counted its rows"),
     "none succeeded": (
         lambda: vis.plot_run_durations(RUNS.assign(status="failed")),
-        "no run of 6 succeeded, got status 'f",
+        "no run of 8 succeeded, got status 'f",
     ),
     "text times": (lambda: vis.plot_rejects(RUNS.assign(started_timestamp="today")), "must hold timestamps, got str"),
     "empty": (lambda: vis.plot_run_durations(RUNS.head(0)), "0 rows and 6 columns"),

@@ -7,6 +7,7 @@ import inspect
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -81,6 +82,16 @@ def test_import_is_light() -> None:
         "import sys, mlsys.vis; print([m for m in ('matplotlib', 'seaborn', 'plotly', 'sklearn') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_the_package_stands_alone() -> None:
+    """Nothing else of mlsys is imported but its errors, by any module of the package."""
+    names = [f"mlsys.vis.{path.stem}" for path in Path(vis.__file__).parent.glob("[a-z]*.py")]
+    code = (
+        f"import importlib, sys; [importlib.import_module(name) for name in {names}];"
+        "print({name.split('.')[1] for name in sys.modules if name.startswith('mlsys.')} - {'vis', 'errors'})"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 
 def test_examples_run() -> None:

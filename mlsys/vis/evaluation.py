@@ -196,18 +196,13 @@ class _Fitted:
 
     @classmethod
     def of(cls, model: Any, X: Any) -> "_Fitted":  # noqa: N803
-        if hasattr(model, "manifest") and hasattr(model, "estimator"):  # what load_model returns
-            signature = model.manifest.signature
-            names = [column.name for column in signature.inputs]
-            if isinstance(X, pd.DataFrame):
-                compute.columns.require_columns(X, names)
-                X = X[names].to_numpy() if signature.container == "numpy" else X[names]  # noqa: N806
-            return cls(model.estimator, X, str(model.manifest.ref), len(X))
-        if not hasattr(model, "predict"):
+        estimator, X = compute.columns.estimator_of(model, X)  # noqa: N806
+        if not hasattr(estimator, "predict"):
             raise PlotError(f"a fitted model with predict is needed, got {type(model).__name__}")
-        last = getattr(model, "best_estimator_", model)
+        last = getattr(estimator, "best_estimator_", estimator)
         last = last.steps[-1][1] if hasattr(last, "steps") else last
-        return cls(model, X, type(last).__name__, np.shape(X)[0] if hasattr(X, "shape") else len(X))
+        name = type(last).__name__ if estimator is model else str(model.manifest.ref)
+        return cls(estimator, X, name, X.shape[0] if hasattr(X, "shape") else len(X))
 
     def task(self, actual: pd.Series) -> Task:
         """Say what the model is for, as far as it or the target tells."""
@@ -422,7 +417,7 @@ def _class_text(
     actual, rows = counts.sum(axis=1), about["rows"]
     common, k = int(actual.argmax()), len(labels)
     share = actual[common] / rows
-    what = f"{labels[at]} in {_percent(actual[at] / rows)} of them" if at is not None else f"{k} classes"
+    what = f"{_percent(actual[at] / rows)} are {labels[at]}" if at is not None else f"{k} classes"
     parts = [
         f"{about['name']}, predicting {about['target']}, on {_rows(rows)} ({what}).",
         f"{_percent(found.values['accuracy'])} are right ({_around(found, 'accuracy', percent=True)}); always saying"
@@ -437,13 +432,13 @@ def _class_text(
         if found.values[area] > 0.99:
             parts.append("That is rarely true: look for a column that knows the answer, with plot_leakage.")
     if at is not None and "recall" in found.values:
-        parts.append(f"It finds {_percent(found.values['recall'])} of {labels[at]}{_precise(found)}.")
+        parts.append(f"Of the rows that are {labels[at]} it finds {_percent(found.values['recall'])}{_precise(found)}.")
     return " ".join([*parts, *_warnings(rows, actual, labels)])
 
 
 def _precise(found: measure.Metrics) -> str:
     share = found.values.get("precision")
-    return "" if share is None else f", and {_percent(share)} of those it flags are"
+    return "" if share is None else f"; of those that it calls so {_percent(share)} are"
 
 
 def _rows(n: int) -> str:

@@ -180,6 +180,21 @@ def is_positive(values: pd.Series, name: str, positive: Any = None) -> tuple[NDA
     return (values == positive).to_numpy(dtype=bool), label_of(label)
 
 
+def estimator_of(model: Any, X: Any = None) -> tuple[Any, Any]:  # noqa: N803
+    """Return an estimator and features as it takes them, for an estimator or what ``load_model`` returns.
+
+    A loaded version knows its columns, so a frame may have more of them.
+    """
+    if not (hasattr(model, "manifest") and hasattr(model, "estimator")):
+        return model, X
+    signature = model.manifest.signature
+    if isinstance(X, pd.DataFrame):
+        names = [column.name for column in signature.inputs]
+        require_columns(X, names)
+        X = X[names].to_numpy() if signature.container == "numpy" else X[names]  # noqa: N806
+    return model.estimator, X
+
+
 def wilson(successes: ArrayLike, n: ArrayLike, z: float = Z) -> tuple[Floats, Floats]:
     """Return the Wilson interval of a share, by default at 95 %; NaN where ``n`` is 0."""
     k, n = np.asarray(successes, dtype=float), np.asarray(n, dtype=float)

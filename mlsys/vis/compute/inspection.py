@@ -75,6 +75,7 @@ def permuted(
     """
     from sklearn.inspection import permutation_importance
 
+    model, X = columns.estimator_of(model, X)  # noqa: N806
     frame, plain = as_frame(X)
     truth = _truth(y, len(frame))
     rows, truth = sample(frame, truth, max_rows)
@@ -121,6 +122,7 @@ def dependence(
     Values are the quantiles of a number between its 1st and 99th percentile, or all where they are few, and the ``top``
     most frequent categories. J. Friedman, Greedy function approximation, Annals of Statistics 29 (2001), section 8.2.
     """
+    model, X = columns.estimator_of(model, X)  # noqa: N806
     frame, plain = as_frame(X)
     columns.require_columns(frame, [column])
     values = frame[column]
@@ -187,6 +189,7 @@ def learning(
     from sklearn.base import is_classifier
     from sklearn.model_selection import learning_curve
 
+    model, X = columns.estimator_of(model, X)  # noqa: N806
     frame, plain = as_frame(X)
     truth = _truth(y, len(frame))
     rows, truth = sample(frame, truth, max_rows)

@@ -249,6 +249,7 @@ def importances(source: Any, feature_names: Sequence[str] | None = None) -> tupl
 
 
 def _model_importances(model: Any) -> tuple[ArrayLike, list[str] | None, str]:
+    model, _ = columns.estimator_of(model)
     model = getattr(model, "best_estimator_", model)
     names = getattr(model, "feature_names_in_", None)
     if hasattr(model, "steps"):  # a pipeline: the last step sees the columns that the others made

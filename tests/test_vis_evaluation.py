@@ -462,6 +462,10 @@ REFUSALS = {
     "NaN predicted": (lambda: vis.evaluate(Odd([np.nan] * 20), X, DATA["fare"]), "a value for each row, got 20 NULL"),
     "infinite": (lambda: vis.evaluate(Odd([np.inf] * 20), X, DATA["fare"]), "must be finite, got 20 infinite"),
     "not JSON": (lambda: vis.Evaluation.from_json("[]"), r"got '\[\]': write it with to_json"),
+    "incomplete": (
+        lambda: vis.Evaluation.from_json('{"format": 1, "task": "binary"}'),
+        "incomplete or changed: KeyError",
+    ),
     "another format": (lambda: vis.Evaluation.from_json('{"format": 9}'), "format 1 can be read, got 9"),
     "no such curve": (lambda: vis.evaluate(REGRESSOR, X, DATA["fare"]).curve("roc"), "no curve 'roc': .* 'points'"),
 }

@@ -90,15 +90,19 @@ class Evaluation:
     @classmethod
     def from_json(cls, text: str | bytes) -> "Evaluation":
         """Read what `to_json` wrote."""
+        way_out = "write it with to_json"
         try:
             values = json.loads(text)
             found = values.pop("format")
         except (ValueError, KeyError, AttributeError, TypeError) as exc:
-            raise PlotError(f"an evaluation's JSON is needed, got {text[:40]!r}: write it with to_json") from exc
+            raise PlotError(f"an evaluation's JSON is needed, got {text[:40]!r}: {way_out}") from exc
         if found != FORMAT:
             raise PlotError(f"an evaluation of format {FORMAT} can be read, got {found!r}: evaluate again")
-        values["intervals"] = {name: (low, high) for name, (low, high) in values["intervals"].items()}
-        return cls(**values | {"classes": tuple(values["classes"])})
+        try:
+            values["intervals"] = {name: (low, high) for name, (low, high) in values["intervals"].items()}
+            return cls(**values | {"classes": tuple(values["classes"])})
+        except (ValueError, KeyError, AttributeError, TypeError) as exc:
+            raise PlotError(f"an evaluation's JSON is incomplete or changed: {exc!r}; {way_out}") from exc
 
     def __str__(self) -> str:
         return self.text

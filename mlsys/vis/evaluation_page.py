@@ -110,7 +110,8 @@ def _classes(found: Evaluation, ax: "Axes") -> None:
     draw.label_rows(ax, [f"{name} ({n:,})" for name, n in zip(shown["class"], shown["n"], strict=True)], width=24)
     ax.spines[["top", "right"]].set_visible(False)
     around = [(shown["recall"] - shown["low"]) * 100, (shown["high"] - shown["recall"]) * 100]
-    ax.errorbar(shown["recall"] * 100, rows - 0.12, xerr=around, fmt="o", color=draw.BLUE, capsize=2, label="recall")
+    style = {"fmt": "o", "color": draw.BLUE, "capsize": 2, "clip_on": False}
+    ax.errorbar(shown["recall"] * 100, rows - 0.12, xerr=around, label="recall", **style)
     style = {"color": draw.ORANGE, "linestyle": "none", "marker": "D", "markerfacecolor": "white"}
     ax.plot(shown["precision"] * 100, rows + 0.12, label="precision", **style)
     lowest = min(shown["low"].min(), shown["precision"].min()) * 100

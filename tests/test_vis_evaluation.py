@@ -435,7 +435,7 @@ class Odd:
     def __init__(self, labels: Any, shares: Any = None) -> None:
         self.labels, self.shares = labels, shares
 
-    def predict(self, X: Any) -> Any:  # noqa: D102, N803
+    def predict(self, X: Any) -> Any:  # noqa: N803
         return self.labels
 
 

@@ -12,8 +12,9 @@ INFRA = Path(__file__).resolve().parent
 ROOT = INFRA.parent
 ARCHIVE = INFRA / "build" / "model_registry.zip"
 
-# The twin, the demo and the plots: nothing that the function could import. The rest is small, and lazy about pandas.
-_LEFT_OUT = {"__pycache__", "local", "demo", "vis"}
+# The twin, the demo, plots, cards and notebooks: nothing that the function could import. The rest is small, and lazy
+# about pandas.
+_LEFT_OUT = {"__pycache__", "card", "demo", "jupyter", "local", "vis"}
 _LONG_AGO = (1980, 1, 1, 0, 0, 0)  # a zip's earliest: with today's, every build would look like a new function
 
 

@@ -278,20 +278,7 @@ def _show_verifications(found: "list[Verification]") -> None:
 
 
 def _manifest_table(manifest: Any, aliases: list[str]) -> Any:
-    rows = {
-        "aliases": ", ".join(aliases) or "none",
-        "description": manifest.description or "none",
-        "created": f"{manifest.created:%Y-%m-%d %H:%M:%S} UTC by {manifest.creator}",
-        "commit": manifest.git_commit or "none",
-        "trained on": f"{manifest.training_rows:,} rows of {manifest.training_query or 'unknown'}",
-        "task": manifest.signature.task,
-        "metrics": "\n".join(f"{name} {value:.4g}" for name, value in manifest.metrics.items()) or "none",
-        "inputs": "\n".join(f"{f.name} {f.type}{'' if f.nullable else ' NOT NULL'}" for f in manifest.signature.inputs),
-        "outputs": "\n".join(f"{f.name} {f.type}" for f in manifest.signature.outputs),
-        "files": "\n".join(f"{a.file} {a.size:,} bytes, SHA-256 {a.sha256[:12]}…" for a in manifest.artifacts),
-        "environment": ", ".join([f"Python {manifest.python_version}", *map(" ".join, manifest.packages.items())]),
-    }
-    return _two_columns(str(manifest.ref), rows)
+    return _two_columns(str(manifest.ref), {"aliases": ", ".join(aliases) or "none", **manifest.lines()})
 
 
 def _two_columns(title: str, rows: dict[str, str]) -> Any:

@@ -1,5 +1,6 @@
 """What mlsys raises on purpose. Each class is also the built-in that a caller would expect to catch."""
 
+import linecache
 from typing import ClassVar
 
 
@@ -10,6 +11,21 @@ class MlsysError(Exception):
     """
 
     exit_code: ClassVar[int] = 1
+
+    def _render_traceback_(self) -> list[str]:
+        return in_a_notebook(self)  # IPython asks for it: sixty lines of ours would hide the one that matters
+
+
+def in_a_notebook(error: BaseException) -> list[str]:
+    """Return what a notebook shows for an error: the line of the cell that failed, and what it says."""
+    place, step = [], error.__traceback__
+    while step is not None:
+        if step.tb_frame.f_globals.get("__name__") == "__main__":
+            code = linecache.getline(step.tb_frame.f_code.co_filename, step.tb_lineno).strip()
+            place = [f"line {step.tb_lineno}: {code}"] if code and not code.startswith("get_ipython()") else []
+        step = step.tb_next
+    text = " ".join(str(error).split())
+    return [*place, f"\x1b[31m{type(error).__name__}\x1b[0m: {text}", *getattr(error, "__notes__", ())]
 
 
 class SettingsError(MlsysError, ValueError):

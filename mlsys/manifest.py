@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from mlsys.errors import VerificationError
+from mlsys.html import facts
 from mlsys.names import MODEL_FILE, SKOPS_FILE, ModelRef
 
 Task = Literal["binary", "multiclass", "regression"]
@@ -121,6 +122,25 @@ class Manifest(_Part):
             if artifact.file == file:
                 return artifact
         raise VerificationError(f"the manifest of {self.ref} lists no {file!r}: the version cannot be trusted")
+
+    def lines(self) -> dict[str, str]:
+        """Return what is known, as headings and what is said about each: for a terminal or a notebook."""
+        inputs, outputs = self.signature.inputs, self.signature.outputs
+        return {
+            "description": self.description or "none",
+            "created": f"{self.created:%Y-%m-%d %H:%M:%S} UTC by {self.creator}",
+            "commit": self.git_commit or "none",
+            "trained on": f"{self.training_rows:,} rows of {self.training_query or 'unknown'}",
+            "task": self.signature.task,
+            "metrics": "\n".join(f"{name} {value:.4g}" for name, value in self.metrics.items()) or "none",
+            "inputs": "\n".join(f"{f.name} {f.type}{'' if f.nullable else ' NOT NULL'}" for f in inputs),
+            "outputs": "\n".join(f"{f.name} {f.type}" for f in outputs),
+            "files": "\n".join(f"{a.file} {a.size:,} bytes, SHA-256 {a.sha256[:12]}…" for a in self.artifacts),
+            "environment": ", ".join([f"Python {self.python_version}", *map(" ".join, self.packages.items())]),
+        }
+
+    def _repr_html_(self) -> str:
+        return facts(str(self.ref), self.lines())
 
     def to_json(self) -> bytes:
         """Return the bytes that are stored, whose SHA-256 the registry records."""

@@ -40,6 +40,7 @@ from mlsys.bq.reading import RowBatches, Source, coalesce, read_all
 from mlsys.bq.schema import arrow_schema, check_names, describe, pandas_dtype
 from mlsys.deadlines import one_try
 from mlsys.errors import QueryError, SchemaError
+from mlsys.html import facts
 from mlsys.names import TableId
 from mlsys.names import labels as job_labels
 from mlsys.progress import rows_bar
@@ -65,6 +66,14 @@ class DryRun:
     def __str__(self) -> str:
         columns = ", ".join(f"{field.name} {describe(field)}" for field in self.schema) or "no rows"
         return f"would process {_bytes(self.bytes_processed)} and return {columns}"
+
+    def _repr_html_(self) -> str:
+        lines = {
+            "would process": _bytes(self.bytes_processed),
+            "of": "\n".join(map(str, self.referenced_tables)) or "no table",
+            "and return": "\n".join(f"{field.name} {describe(field)}" for field in self.schema) or "no rows",
+        }
+        return facts(f"Dry run of a {self.statement_type}", lines)
 
 
 def bq_get(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from mlsys.errors import SchemaError, VerificationError
+from mlsys.html import facts
 from mlsys.manifest import Container, InputField, Manifest, OutputField, Signature
 from mlsys.models.categories import each_once
 from mlsys.models.signature import from_json_columns, to_json_columns, to_training_frame
@@ -39,6 +40,10 @@ class Model:
     def ref(self) -> ModelRef:
         """The version that this is."""
         return self.manifest.ref
+
+    def _repr_html_(self) -> str:
+        estimator = " ".join(repr(self.estimator).split())
+        return facts(str(self.ref), {**self.manifest.lines(), "estimator": estimator})
 
     def predict(self, rows: pa.Table | pa.RecordBatch) -> pa.Table:
         """Predict one output row for each input row, in their order.

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from mlsys.errors import InvalidNameError
+from mlsys.html import facts
 from mlsys.names import TableId, check_model_name
 
 _LONGEST_NAME = 1024 - len("__staging_" + "0" * 24 + "_rejects")  # BigQuery's limit is for the longest derived name
@@ -116,6 +117,18 @@ class RunRecord:
     rejected: int
     published: bool
     seconds: float
+
+    def _repr_html_(self) -> str:
+        lines = {
+            "predictions": f"{self.rows:,}" + (f" ({self.rejected:,} rows rejected)" if self.rejected else ""),
+            "by": f"{self.model_name}/{self.model_version}",
+            "in": str(self.output_table) if self.published else "nothing yet: the last task publishes",
+            "as of": f"{self.as_of:%Y-%m-%d %H:%M:%S} UTC",
+            "prediction timestamp": f"{self.prediction_timestamp:%Y-%m-%d %H:%M:%S} UTC",
+            "seconds": f"{self.seconds:.1f}",
+            "run": self.run_id,
+        }
+        return facts("Prediction run", lines)
 
 
 def parse_as_of(text: str) -> datetime:

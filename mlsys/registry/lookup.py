@@ -164,8 +164,9 @@ def select(
 ) -> "pd.DataFrame":
     """Return rows of a registry table or view: those of this environment, and of one model or (``""``) of all."""
     from mlsys.bq import bq_get  # here, because the registry function imports this package and needs no pandas
+    from mlsys.registry.frames import RegistryFrame
 
-    return bq_get(
+    rows = bq_get(
         f"SELECT {columns} FROM {registry_table(settings.gcp_project_id, table).sql}"  # noqa: S608
         f" WHERE environment = @environment AND (@model_name = '' OR model_name = @model_name) AND {where}"
         f" ORDER BY {order}",
@@ -174,6 +175,7 @@ def select(
         client=clients.bigquery_client(settings),
         read_client=clients.read_client(settings),
     )
+    return RegistryFrame(rows)
 
 
 def _what_there_is(model_name: str, model_version: str, versions: list[str], settings: Settings) -> str:

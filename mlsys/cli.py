@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mlsys import cli_models, cli_registry, logs
+from mlsys import cli_models, cli_put, cli_registry, logs
 from mlsys.cli_registry import model_names
 from mlsys.errors import AccessError, InterruptedRunError, MlsysError, VerificationError
 
@@ -37,6 +37,7 @@ models = typer.Typer(
 app.add_typer(models, name="models")
 cli_registry.add_to(app)
 cli_models.add_to(app, models)
+app.command()(cli_put.put)
 
 
 class Format(StrEnum):

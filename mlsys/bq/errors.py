@@ -86,7 +86,8 @@ def _not_found(text: str, client: "bigquery.Client", table: str) -> NotFoundErro
     if kind == "table":
         return NotFoundError(f"table {path} is not there{_nearest(client, path)}")
     if kind == "dataset":
-        return NotFoundError(f"dataset {path} is not there: create it first, or correct the table's path")
+        way_out = "create it first (as mlsys put --create-dataset does), or correct the table's path"
+        return NotFoundError(f"dataset {path} is not there: {way_out}")
     return NotFoundError(f"BigQuery found no such thing: {text}")
 
 

@@ -1,1 +1,5 @@
-"""The Titanic example: the whole loop on the 1,309 passengers, for `mlsys demo`."""
+"""The Titanic example that ``mlsys demo`` tells, and its source table for notebooks."""
+
+from mlsys.demo.titanic import load_passengers, passengers_table
+
+__all__ = ["load_passengers", "passengers_table"]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mlsys import cli_models, cli_put, cli_registry, logs
+from mlsys import cli_card, cli_models, cli_put, cli_registry, logs
 from mlsys.cli_registry import model_names
 from mlsys.errors import AccessError, InterruptedRunError, MlsysError, VerificationError
 
@@ -37,6 +37,7 @@ models = typer.Typer(
 app.add_typer(models, name="models")
 cli_registry.add_to(app)
 cli_models.add_to(app, models)
+app.command()(cli_card.card)
 app.command()(cli_put.put)
 
 
@@ -228,6 +229,7 @@ def show(
 
     [bold]Example:[/bold] mlsys models show titanic-survival v1
     """
+    from mlsys.card import stored_card
     from mlsys.models import load_manifest
     from mlsys.registry import aliases_of
 
@@ -236,7 +238,9 @@ def show(
         typer.echo(manifest.to_json().decode())
     else:
         names = [name for name, version in aliases_of(model_name).items() if version == manifest.model_version]
-        _print(_manifest_table(manifest, names))
+        card = stored_card(manifest.ref) or f"none: mlsys card {model_name} {manifest.model_version}"
+        lines = {"aliases": ", ".join(names) or "none", "card": card, **manifest.lines()}
+        _print(_two_columns(str(manifest.ref), lines))
 
 
 @models.command()
@@ -276,10 +280,6 @@ def _show_verifications(found: "list[Verification]") -> None:
     if golden:
         columns = ["version", "golden row", "output", "expected", "found"]
         _print(rows_table(pd.DataFrame(golden, columns=columns)))
-
-
-def _manifest_table(manifest: Any, aliases: list[str]) -> Any:
-    return _two_columns(str(manifest.ref), {"aliases": ", ".join(aliases) or "none", **manifest.lines()})
 
 
 def _two_columns(title: str, rows: dict[str, str]) -> Any:

@@ -98,6 +98,10 @@ class TwinError(MlsysError, RuntimeError):
     exit_code = 9
 
 
+class MissingPackageError(MlsysError, ImportError):
+    """Something needs a package that is not installed here."""
+
+
 class ConflictError(MlsysError, RuntimeError):
     """Somebody else changed the same thing first."""
 

@@ -94,6 +94,8 @@ class Manifest(_Part):
     created: _Moment
     creator: str
     description: str = ""
+    intended_use: str = ""
+    limits: str = ""
     git_commit: str | None = None
     artifacts: Annotated[tuple[Artifact, ...], Field(min_length=1, max_length=1000)]
     signature: Signature
@@ -128,6 +130,7 @@ class Manifest(_Part):
         inputs, outputs = self.signature.inputs, self.signature.outputs
         return {
             "description": self.description or "none",
+            **{name: text for name, text in (("for", self.intended_use), ("limits", self.limits)) if text},
             "created": f"{self.created:%Y-%m-%d %H:%M:%S} UTC by {self.creator}",
             "commit": self.git_commit or "none",
             "trained on": f"{self.training_rows:,} rows of {self.training_query or 'unknown'}",
@@ -141,6 +144,10 @@ class Manifest(_Part):
 
     def _repr_html_(self) -> str:
         return facts(str(self.ref), self.lines())
+
+    def has(self, file: str) -> bool:
+        """Whether a file belongs to the version."""
+        return any(artifact.file == file for artifact in self.artifacts)
 
     def to_json(self) -> bytes:
         """Return the bytes that are stored, whose SHA-256 the registry records."""

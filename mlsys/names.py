@@ -13,6 +13,8 @@ from mlsys.errors import ModelRefError, TableIdError
 MODEL_FILE = "model.joblib"
 SKOPS_FILE = "model.skops"  # in its place, of a model that was saved in that format
 LATEST = "latest"  # the highest registered version; no alias can have this name
+EVALUATION_FILE = "evaluation.json"  # what was measured, for the model card
+CARD_FILE = "card.html"  # beside a version, and no part of it: it can be drawn again
 HOLDOUT_FILE = "holdout.parquet"  # rows that the model never saw, with the truth
 MANIFEST_FILE = "manifest.json"  # written last: a version without it is not there yet
 REGISTRY_DATASET = "ml_registry"

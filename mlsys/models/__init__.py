@@ -2,7 +2,7 @@
 
 from mlsys.models.model import Model
 from mlsys.models.promotion import Promotion, check_promotion, promote
-from mlsys.models.store import load_manifest, load_model, load_unregistered_model, save_model
+from mlsys.models.store import load_evaluation, load_manifest, load_model, load_unregistered_model, save_model
 from mlsys.models.verify import Verification, verify_model, verify_models
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "Promotion",
     "Verification",
     "check_promotion",
+    "load_evaluation",
     "load_manifest",
     "load_model",
     "load_unregistered_model",

@@ -41,6 +41,9 @@ class Model:
         """The version that this is."""
         return self.manifest.ref
 
+    def __repr__(self) -> str:
+        return f"<Model {self.ref}: {type(self.estimator).__name__}>"
+
     def _repr_html_(self) -> str:
         estimator = " ".join(repr(self.estimator).split())
         return facts(str(self.ref), {**self.manifest.lines(), "estimator": estimator})

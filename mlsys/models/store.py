@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from numbers import Real
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from mlsys import clients
 from mlsys.errors import AlreadyExistsError, NotFoundError, SchemaError, UntrustedError, VerificationError
@@ -29,7 +29,7 @@ from mlsys.models.holdout import measure, write_holdout
 from mlsys.models.model import Model, describe, predict, predict_frame, same
 from mlsys.models.profile import golden_positions, profile
 from mlsys.models.signature import infer_inputs, to_bigquery_table, to_json_columns
-from mlsys.names import HOLDOUT_FILE, MANIFEST_FILE, MODEL_FILE, SKOPS_FILE, ModelRef, check_model_name
+from mlsys.names import EVALUATION_FILE, HOLDOUT_FILE, MANIFEST_FILE, MODEL_FILE, SKOPS_FILE, ModelRef, check_model_name
 from mlsys.registry.events import record_event
 from mlsys.registry.lookup import LATEST, Registration, find_version, list_versions, wait_for_version
 from mlsys.settings import Environment, Settings, get_settings
@@ -42,14 +42,28 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+class Evaluation(Protocol):
+    """What was measured of a model, as `mlsys.vis.evaluate` returns it: it stands alone, and this is all we ask."""
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """Name to value."""
+
+    def to_json(self) -> str:
+        """Return all of it as a text."""
+
+
 def save_model(
     estimator: Any,
     model_name: str,
     X: "pd.DataFrame | np.ndarray",  # noqa: N803
     *,
     metrics: Mapping[str, float] | None = None,
+    evaluation: Evaluation | None = None,
     training_query: str | None = None,
     description: str = "",
+    intended_use: str = "",
+    limits: str = "",
     feature_names: Sequence[str] | None = None,
     holdout: "tuple[pd.DataFrame | np.ndarray, Any] | None" = None,
     format: Literal["joblib", "skops"] = "joblib",  # noqa: A002 - what users of skops call it
@@ -66,9 +80,13 @@ def save_model(
         The features that it was fitted on, one row each. Their names, types, missing values and categories become the
         signature. A NumPy array, for an estimator that wants one, takes its names from ``feature_names``.
     metrics
-        Name to value, a finite number, as measured on held-out data.
+        Name to value, a finite number, as measured on held-out data; by default those of ``evaluation``.
+    evaluation
+        What `mlsys.vis.evaluate` returned for held-out data. It is stored with the version, for its model card.
     training_query
         The query or table that the data came from.
+    description, intended_use, limits
+        What the model says, what it is for, and where it must not be relied on: for those who find it later.
     holdout
         ``(X_test, y_test)``: rows that the model has not seen, with the truth. They are kept beside the version, for
         whoever may read the bucket; a promotion measures this version and the champion on them.
@@ -111,12 +129,17 @@ def save_model(
         _dump(estimator, model_file)
         loaded, needed = _reader(model_file.name).read_back(model_file, settings.mlsys_model_packages)
         extras = _write_holdout(Path(folder), signature, holdout, feature_names)
+        extras += _write_evaluation(Path(folder), evaluation)
+        if metrics is None and evaluation is not None:
+            metrics = evaluation.metrics
         draft = Manifest(
             model_name=model_name,
             model_version="v1",  # until a version is claimed
             created=datetime.now(UTC),
             creator=uploader(client),
             description=description,
+            intended_use=intended_use,
+            limits=limits,
             git_commit=environment.git_commit(),
             artifacts=tuple(map(_artifact, [model_file, *extras])),
             signature=signature,
@@ -231,6 +254,22 @@ def load_manifest(model_name: str, model_version: str = LATEST, *, settings: Set
     return registered_manifest(registration, settings, clients.storage_client(settings))
 
 
+def load_evaluation(model_name: str, model_version: str = LATEST, *, settings: Settings | None = None) -> str | None:
+    """Return the evaluation that was saved with a version, as JSON; None when there was none.
+
+    Raises as `load_model` does: it is the registered one, or refused. `mlsys.vis.Evaluation.from_json` reads it.
+    """
+    settings = settings or get_settings()
+    registration = find_version(model_name, model_version, settings=settings)
+    client = clients.storage_client(settings)
+    manifest = registered_manifest(registration, settings, client)
+    if not manifest.has(EVALUATION_FILE):
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        artifact, bucket = manifest.artifact(EVALUATION_FILE), registration.bucket_name
+        return verified_file(artifact, manifest.ref, bucket, Path(folder), client).read_text(encoding="utf-8")
+
+
 def _as_frame(X: Any, feature_names: Sequence[str] | None) -> tuple["pd.DataFrame", Container]:  # noqa: N803
     import pandas as pd
 
@@ -284,6 +323,13 @@ def _write_holdout(
     features, y = holdout
     write_holdout(folder / HOLDOUT_FILE, signature, _as_frame(features, feature_names)[0], y)
     return [folder / HOLDOUT_FILE]
+
+
+def _write_evaluation(folder: Path, evaluation: Evaluation | None) -> list[Path]:
+    if evaluation is None:
+        return []
+    (folder / EVALUATION_FILE).write_text(evaluation.to_json(), encoding="utf-8")
+    return [folder / EVALUATION_FILE]
 
 
 def _artifact(file: Path) -> Artifact:

@@ -104,6 +104,9 @@ class Evaluation:
         except (ValueError, KeyError, AttributeError, TypeError) as exc:
             raise PlotError(f"an evaluation's JSON is incomplete or changed: {exc!r}; {way_out}") from exc
 
+    def __repr__(self) -> str:
+        return f"<Evaluation of {self.name} on {self.rows:,} rows>"
+
     def __str__(self) -> str:
         return self.text
 

@@ -64,6 +64,9 @@ class Overview:
             ax.remove()
         return figure
 
+    def __repr__(self) -> str:
+        return f"<Overview of {self.rows:,} rows>"
+
     def __str__(self) -> str:
         return self.text
 

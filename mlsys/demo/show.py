@@ -75,5 +75,5 @@ def _next_steps() -> str:
   uv run mlsys models show {titanic.MODEL_NAME}
   uv run mlsys promote {titanic.MODEL_NAME} v1 --to dev --reason 'first try'
   uv run mlsys demo                          again: the next version, and its predictions beside these
-  uv run jupyter lab                         from mlsys.bq import bq_get
+  uv run jupyter lab notebooks               a template to copy, and this example worked through
 On Google Cloud: set MLSYS_ENV=dev and GCP_PROJECT_ID, log in, and run the same commands."""  # noqa: S608

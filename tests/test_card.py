@@ -14,6 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
 from mlsys.card import Card, content, model_card, stored_card
+from mlsys.card.drawing import drawings
 from mlsys.cli import main
 from mlsys.errors import MissingPackageError, NotFoundError, VerificationError
 from mlsys.models import load_evaluation, load_manifest, load_model, save_model, verify_model
@@ -163,9 +164,10 @@ def test_card_without_an_evaluation_says_so(model_name):
     assert load_evaluation(model_name) is None
 
 
-def test_ids_of_plots_do_not_collide(html):
-    """All plots share one page: a clip path of one must not cut another."""
+def test_plots_are_the_same_each_time_and_share_a_page(saved, html):
+    """Drawn again, a card differs by its time only; and a clip path of one plot must not cut another."""
     svgs = re.findall(r"<svg.*?</svg>", html, re.DOTALL)
+    assert svgs == [drawing.svg.strip() for drawing in drawings(_evaluation(saved))]
     clips = [set(re.findall(r'<clipPath id="([^"]+)"', svg)) for svg in svgs]
     assert sum(map(len, clips)) == len(set().union(*clips)) > 0
 

@@ -33,14 +33,15 @@ def drawings(evaluation: "Evaluation") -> list[Drawing]:
     """Return the panels of an evaluation's page, each by itself: on a phone they stand below each other."""
     import matplotlib as mpl
 
-    with mpl.rc_context({"svg.fonttype": "none"}):  # texts stay texts: small, and to be searched
+    # Texts stay texts, small and to be searched; ids are hashes of what they stand for, the same each time.
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "mlsys"}):
         figure = evaluation.figure()
         figure.draw_without_rendering()
         figure.set_layout_engine("none")  # each panel stays where it is while the others are hidden
         panels: dict[Any, list[Axes]] = {}
         for ax in figure.axes:
             panels.setdefault(_place(ax), []).append(ax)
-        return [_panel(figure, axes, number) for number, axes in enumerate(panels.values())]
+        return [_panel(figure, axes) for axes in panels.values()]
 
 
 def _place(ax: "Axes") -> tuple[int, int]:
@@ -49,8 +50,7 @@ def _place(ax: "Axes") -> tuple[int, int]:
     return spec.num1, spec.num2
 
 
-def _panel(figure: "Figure", axes: "list[Axes]", number: int) -> Drawing:
-    import matplotlib as mpl
+def _panel(figure: "Figure", axes: "list[Axes]") -> Drawing:
     from markupsafe import Markup
     from matplotlib.transforms import Bbox
 
@@ -61,8 +61,7 @@ def _panel(figure: "Figure", axes: "list[Axes]", number: int) -> Drawing:
         Bbox.union([ax.get_tightbbox() for ax in axes]).transformed(figure.dpi_scale_trans.inverted()).padded(_PADDING)
     )
     buffer = io.StringIO()
-    with mpl.rc_context({"svg.hashsalt": f"panel-{number}"}):  # ids that no other panel has, the same each time
-        figure.savefig(buffer, format="svg", bbox_inches=box, transparent=True, metadata=_NO_METADATA)
+    figure.savefig(buffer, format="svg", bbox_inches=box, transparent=True, metadata=_NO_METADATA)
     title = next((text for ax in axes if (text := ax.get_title(loc="left"))), "plot")
     return Drawing(title, box.width * 72, Markup(_for_a_page(buffer.getvalue())))  # noqa: S704 - matplotlib escapes every text
 

@@ -1,6 +1,6 @@
-"""The twin's process: both HTTP services, the Read API and the registry function behind one set of ports.
+"""The twin's process: three HTTP services, the Read API and the registry function behind one set of ports.
 
-It ends by itself when no client has held a lease for a while and every upload event is delivered.
+It ends by itself when no client has held a lease for a while, no job runs and every upload event is delivered.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import duckdb
 from aiohttp import web
@@ -27,15 +28,21 @@ from mlsys.local.bigquery.store import Engine
 from mlsys.local.events import Events, FunctionHost
 from mlsys.local.faults import Fault, Faults
 from mlsys.local.launcher import STATE_FILE, Addresses
+from mlsys.local.run import rest as run_rest
 from mlsys.local.storage import rest as storage_rest
 from mlsys.local.storage.store import ObjectStore
+
+if TYPE_CHECKING:
+    from mlsys.local.run.service import CloudRun
 
 logger = logging.getLogger(__name__)
 
 HOST = "127.0.0.1"
 LINGER_S = 15.0  # long enough for the next command to find it warm
 _EVENTS_S = 60.0  # how long upload events may keep it; those that still fail then go out again at the next start
-FUNCTION = Path(__file__).parents[2] / "scripts" / "model_registry" / "main.py"
+_SCRIPTS = Path(__file__).parents[2] / "scripts"
+FUNCTION = _SCRIPTS / "model_registry" / "main.py"
+PROGRAM = _SCRIPTS / "predict.py"  # what the image of the Cloud Run jobs runs
 
 
 class Twin:
@@ -65,9 +72,10 @@ class Twin:
         self._grpc, grpc_port = readapi.serve(self.engine, HOST, grpc_hint)
         url = f"http://{HOST}:{self._socket.getsockname()[1]}"
         self.addresses = Addresses(url, f"{HOST}:{grpc_port}", os.getpid())
-        self._function_env = {"MLSYS_ENV": "local", "MLSYS_DATA_DIR": str(folder)}
-        host = FunctionHost(FUNCTION, self._function_env, folder / "function.log")
+        self._settings = {"MLSYS_ENV": "local", "MLSYS_DATA_DIR": str(folder)}  # of the processes that work for us
+        host = FunctionHost(FUNCTION, self._settings, folder / "function.log")
         self.events = Events(self.objects, host, self.faults)
+        self.run = run_rest.LazyCloudRun(self._cloud_run)
 
     def app(self) -> web.Application:
         """Return the HTTP application."""
@@ -75,7 +83,9 @@ class Twin:
         app[http.FAULTS] = self.faults
         app[bigquery_rest.ENGINE] = self.engine
         app[storage_rest.STORE] = self.objects
+        app[run_rest.RUN] = self.run
         bigquery_rest.routes.install(app)
+        run_rest.routes.install(app)
         app.add_routes(
             [
                 web.get("/_mlsys/lease", self._lease),
@@ -89,11 +99,16 @@ class Twin:
         storage_rest.routes.install(app)
         return app
 
+    def _cloud_run(self) -> "CloudRun":
+        from mlsys.local.run.service import CloudRun
+
+        return CloudRun(self._folder / "run", self.objects, PROGRAM, self._settings, self.faults)
+
     def provision(self, project: str, buckets: dict[str, str]) -> None:
         """Make what Terraform makes in the cloud, and let the registry function work for this project and buckets."""
         provision.claim(self._folder, project, buckets)
         named = {f"GCS_BUCKET_MODELS_{env.upper()}": bucket for env, bucket in buckets.items()}
-        self._function_env |= {"GCP_PROJECT_ID": project, **named}
+        self._settings |= {"GCP_PROJECT_ID": project, **named}
         provision.provision(self.engine, self.objects, project, buckets.values())
 
     async def serve(self, *, forever: bool, ready: Callable[[Addresses], None]) -> None:
@@ -112,6 +127,7 @@ class Twin:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), 1.0)
         self._stopping = True
+        await self.run.close()  # its tasks need the other services to say farewell
         await runner.cleanup()
         await asyncio.to_thread(self.close)
 
@@ -124,7 +140,7 @@ class Twin:
         self._lock.release()
 
     def _idle(self) -> bool:
-        if self._leases:
+        if self._leases or self.run.busy:
             self._idle_since = time.monotonic()
         return time.monotonic() - self._idle_since > (_EVENTS_S if self.events.pending() else LINGER_S)
 

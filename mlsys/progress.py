@@ -16,7 +16,9 @@ def a_person_watches() -> bool:
 
 
 @contextmanager
-def rows_bar(label: str, wanted: bool | None) -> Iterator[Callable[[int | None], Callable[[int], object]]]:
+def rows_bar(
+    label: str, wanted: bool | None, unit: str = " rows"
+) -> Iterator[Callable[[int | None], Callable[[int], object]]]:
     """Give a function that starts a bar for a number of rows and returns what advances it.
 
     ``wanted`` forces the bar on or off; None shows it to a person, once the work has taken a second.
@@ -26,7 +28,7 @@ def rows_bar(label: str, wanted: bool | None) -> Iterator[Callable[[int | None],
         return
     from tqdm.auto import tqdm
 
-    bar = tqdm(desc=label, unit=" rows", unit_scale=True, delay=_SHOW_AFTER if wanted is None else 0)
+    bar = tqdm(desc=label, unit=unit, unit_scale=True, delay=_SHOW_AFTER if wanted is None else 0)
 
     def start(total: int | None) -> Callable[[int], object]:
         bar.total = total

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mlsys import cli_backfill, cli_card, cli_models, cli_put, cli_registry, logs
+from mlsys import cli_backfill, cli_card, cli_dags, cli_models, cli_put, cli_registry, logs
 from mlsys.cli_registry import model_names
 from mlsys.errors import AccessError, InterruptedRunError, MlsysError, VerificationError
 
@@ -40,6 +40,7 @@ cli_models.add_to(app, models)
 app.command()(cli_card.card)
 app.command()(cli_put.put)
 cli_backfill.add_to(app)
+cli_dags.add_to(app)
 
 
 class Format(StrEnum):

@@ -1,5 +1,7 @@
 """DAGs in a real Airflow, with its real operators, on the twin: what ends how, and what is then in the table."""
 
+import os
+import random
 import re
 import threading
 import time
@@ -20,6 +22,8 @@ from mlsys.cli import app
 from mlsys.local.faults import Fault
 from mlsys.models import save_model
 from mlsys.names import dag_id
+from mlsys.predict import PredictionJob
+from mlsys.predict.backfill import backfill
 from mlsys.registry.runs import list_runs
 from tests.airflow_process import ROOT, Airflow
 from tests.cloud_run import RunClients
@@ -316,3 +320,38 @@ def test_the_model_of_a_dag_is_named_once(airflow):
         assert airflow.do("describe", dag_id=f"{name}-local")["job"] == dag_id(name, "local")
     finally:
         (airflow.dags / "named_dag.py").unlink()
+
+
+# --- campaign -------------------------------------------------------------------------------------
+
+
+def test_a_catch_up_with_random_kills_makes_the_slices_of_an_undisturbed_one(scene, twin):
+    """At full size ten days of four tasks: ``MLSYS_DAG_DAYS=10 MLSYS_DAG_TASKS=4``, see dags/README.md."""
+    days, tasks = int(os.environ.get("MLSYS_DAG_DAYS", "1")), int(os.environ.get("MLSYS_DAG_TASKS", "2"))
+    scene.write_dag(tasks=tasks, retries=3)
+    scene.retries(3)
+    rng = random.Random(int(os.environ.get("MLSYS_CAMPAIGN_SEED", "1")))
+    when = [day(10) + timedelta(days=i) for i in range(days)]
+    for moment in when:
+        for _ in range(max(1, tasks // 2)):
+            kill = Fault("run.tasks.attempt", "kill", skip=rng.randrange(tasks), delay_s=rng.uniform(0.5, 6))
+            twin.faults.add(kill)
+        ended = run_dag(scene, moment)
+        assert ended["state"] == "success", scene.airflow.tail()
+    kills = sum(twin.faults.hits().values())
+    again = [execution.retried_count for execution in scene.executions()]
+    scene.assert_exact(*when)
+    twin.faults.clear()
+    same = ["id", "prediction", "prediction_probability", "model_name", "model_version", "run_id", "as_of"]
+    disturbed = [scene.made(moment)[same] for moment in when]
+    undisturbed(scene, when)
+    for before, moment in zip(disturbed, when, strict=True):
+        pd.testing.assert_frame_equal(before, scene.made(moment)[same])
+    print(f"\ncatch-up: {days} days of {tasks} tasks, {kills} kills chosen, {sum(again)} attempts repeated in "
+          f"{len(again)} executions: all slices identical to undisturbed ones")  # fmt: skip
+
+
+def undisturbed(scene: Scene, when: list[datetime]) -> None:
+    """Make the slices again, by nobody's killing."""
+    job = PredictionJob(scene.model, scene.source, scene.output, ("id",))
+    assert {outcome.state for outcome in backfill(job, when, again=True)} == {"done"}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -58,9 +59,16 @@ def standalone(home: Path, dags: Path, port: int) -> int:
     addresses = attach(settings.data_dir, project=project, bucket=bucket)  # held until this process ends
     home.mkdir(parents=True, exist_ok=True)
     env = os.environ | variables(addresses.http, home, dags, project=project, region=settings.gcp_region)
-    env |= {"AIRFLOW__API__PORT": str(port), "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True"}
-    with subprocess.Popen([str(command), "standalone"], env=env) as process:  # noqa: S603
+    env |= {
+        "AIRFLOW__API__HOST": "127.0.0.1",  # everybody is an admin there
+        "AIRFLOW__API__PORT": str(port),
+        "AIRFLOW__API__BASE_URL": f"http://127.0.0.1:{port}",  # where tasks report to, too
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+    }
+    # In a session of its own, so that Ctrl-C reaches it once, from here: a second one would cut its farewell short.
+    with subprocess.Popen([str(command), "standalone"], env=env, start_new_session=True) as process:  # noqa: S603
         try:
             return process.wait()
-        except KeyboardInterrupt:  # Airflow has heard it, too
+        except KeyboardInterrupt:
+            process.send_signal(signal.SIGINT)
             return process.wait()

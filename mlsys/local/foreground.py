@@ -11,8 +11,8 @@ from mlsys.local.launcher import Addresses, join
 
 _HELP = """\
 The offline twin serves {folder}
-  BigQuery REST and Cloud Storage   {http}
-  BigQuery Storage Read (gRPC)      {grpc}
+  BigQuery, Cloud Storage, Cloud Run jobs (REST)   {http}
+  BigQuery Storage Read (gRPC)                     {grpc}
   project {project}, model buckets {buckets}
 
 Notebooks, mlsys commands and jobs of this project find it by themselves. For other tools, in their shell:
@@ -27,6 +27,9 @@ Notebooks, mlsys commands and jobs of this project find it by themselves. For ot
   bq                      bq --api {http} --project_id {project} --discovery_file \\
     "$(gcloud info --format='value(installation.sdk_root)')/platform/bq/discovery_next/bigquery.json" \\
     query --nouse_legacy_sql 'SELECT 1 AS x'
+  google-cloud-run        run_v2.JobsClient(transport="rest", credentials=AnonymousCredentials(),
+    client_options={{"api_endpoint": "{http}"}})
+  airflow                 uv run mlsys dags airflow, or another one: dags/README.md
 
 Ctrl-C ends it. Nothing is lost: the data stays in the folder."""
 

@@ -6,11 +6,10 @@ import subprocess
 import sys
 import time
 import uuid
-from pathlib import Path
-from urllib.parse import urlparse
 
 import pandas as pd
 import pytest
+import requests
 from google.api_core import exceptions
 from google.cloud.run_v2 import Condition, ExecutionReference
 from google.longrunning import operations_pb2
@@ -46,7 +45,9 @@ def hanging(run, job_name, model_name, dataset, twin):
 
 
 def log(uri: str) -> str:
-    return Path(urlparse(uri).path).read_text()
+    answer = requests.get(uri, timeout=10)
+    answer.raise_for_status()
+    return answer.text
 
 
 def wait_for(condition, seconds: float = 30):
@@ -190,6 +191,9 @@ def test_a_task_that_fails_is_tried_again_and_then_fails_the_execution(run, job_
     first, second = (log(task.log_uri.replace("attempt1", f"attempt{attempt}")) for attempt in (0, 1))
     assert "got 'Not_A_Name'" in first
     assert "got 'Not_A_Name'" in second
+    assert log(execution.log_uri).count("got 'Not_A_Name'") == 2
+    with pytest.raises(requests.HTTPError):
+        log(f"{execution.log_uri}/../../../twin.json")
 
 
 def test_a_killed_task_goes_on_in_its_next_attempt(run, job_name, twin):

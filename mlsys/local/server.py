@@ -91,6 +91,7 @@ class Twin:
                 web.get("/_mlsys/lease", self._lease),
                 web.post("/_mlsys/provision", self._provision),
                 web.get("/_mlsys/events", self._event_status),
+                web.get(run_rest.LOGS + "/{execution}{file:(/[^/]+)?}", run_rest.log),
                 web.get("/_mlsys/faults", self._fault_hits),
                 web.post("/_mlsys/faults", self._add_faults),
                 web.delete("/_mlsys/faults", self._clear_faults),
@@ -102,7 +103,8 @@ class Twin:
     def _cloud_run(self) -> "CloudRun":
         from mlsys.local.run.service import CloudRun
 
-        return CloudRun(self._folder / "run", self.objects, PROGRAM, self._settings, self.faults)
+        url, folder = self.addresses.http, self._folder / "run"
+        return CloudRun(folder, url, self.objects, PROGRAM, self._settings, self.faults)
 
     def provision(self, project: str, buckets: dict[str, str]) -> None:
         """Make what Terraform makes in the cloud, and let the registry function work for this project and buckets."""

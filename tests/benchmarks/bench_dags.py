@@ -1,7 +1,7 @@
 """What DAG files cost to parse: 1 and 200 models beside an empty DAG file, on the same Airflow.
 
-``uv run python -m tests.benchmarks.bench_dags`` prints seconds and ratios, for a process that starts afresh, as Airflow's
-DAG processor forks one for each file, and for one that has imported everything.
+``uv run python -m tests.benchmarks.bench_dags`` prints seconds and ratios: for a process that starts afresh, as Airflow
+forks one for each file, and for one that has imported everything.
 """
 
 import json

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from mlsys.local.errors import ApiError, unsupported
+from mlsys.local.errors import ApiError, not_found, unsupported
 from mlsys.local.http import Handler, Routes
 from mlsys.local.uploads import read_json
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from mlsys.local.run.service import CloudRun
 
 routes = Routes("run")
+
+LOGS = "/_mlsys/run/logs"  # what `logUri` leads to: a page, as Cloud Logging's is
 
 _PARENT = "/v2/projects/{project:[^/:]+}/locations/{location:[^/:]+}"
 _JOBS = _PARENT + "/jobs"
@@ -97,6 +99,16 @@ class Call:
         except ValueError:
             raise ApiError(400, "invalid", "pageToken and pageSize must be numbers") from None
         return slice(start, start + (most or 100))
+
+
+async def log(request: web.Request) -> web.StreamResponse:
+    """Answer with what an execution's tasks have written, or one attempt at one of them."""
+    folder = (await request.app[RUN].get()).store.logs
+    pattern = request.match_info["execution"] + (request.match_info["file"] or "/*.log")
+    found = [path for path in sorted(folder.glob(pattern)) if path.is_file()] if ".." not in pattern else []
+    if not found:
+        raise not_found(f"logs {pattern}")
+    return web.Response(text="\n".join(f"== {path.name}\n{path.read_text(errors='replace')}" for path in found))
 
 
 def _serve(method: str, path: str, name: str, *served: str) -> None:

@@ -162,7 +162,7 @@ class Runner:
     async def _attempt(self, running: Running, task: Message) -> Ended:
         short = running.execution.name.rpartition("/")[2]
         log = self._store.logs / short / f"task{task.index}-attempt{task.retried}.log"
-        task.log_uri = log.as_uri()
+        task.log_uri = f"{running.execution.log_uri}/{log.name}"
         command = [sys.executable, "-m", "mlsys.local.run.task", str(self._program), *task.containers[0].args]
         with log.open("ab") as output:
             process = await asyncio.create_subprocess_exec(

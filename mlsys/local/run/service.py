@@ -14,7 +14,7 @@ from mlsys.local.errors import ApiError, not_found
 from mlsys.local.faults import Faults
 from mlsys.local.run import resources
 from mlsys.local.run.resources import JobMessage, RunRequest
-from mlsys.local.run.rest import Call
+from mlsys.local.run.rest import LOGS, Call
 from mlsys.local.run.runner import Runner
 from mlsys.local.run.store import RunStore
 from mlsys.local.storage.store import ObjectStore
@@ -33,14 +33,16 @@ class CloudRun:
 
     Parameters
     ----------
+    url
+        Where the twin is served.
     env
         Variables that make a task talk to this twin. The model bucket's name is among them once it is known.
     """
 
     def __init__(
-        self, folder: Path, objects: ObjectStore, program: Path, env: Mapping[str, str], faults: Faults
+        self, folder: Path, url: str, objects: ObjectStore, program: Path, env: Mapping[str, str], faults: Faults
     ) -> None:
-        self.store = RunStore(folder)
+        self.store = RunStore(folder, url + LOGS)
         self.runner = Runner(self.store, program, env, faults)
         self._objects, self._env = objects, env
 

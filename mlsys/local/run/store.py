@@ -28,10 +28,10 @@ class Running:
 
 
 class RunStore:
-    """What the Cloud Run of a data folder knows."""
+    """What the Cloud Run of a data folder knows; ``logs_url`` is where its folder ``logs`` is served."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, logs_url: str) -> None:
+        self._folder, self._logs_url = folder, logs_url
         for part in ("jobs", "executions", "operations", "logs"):
             (folder / part).mkdir(parents=True, exist_ok=True)
         self.logs = folder / "logs"
@@ -109,7 +109,7 @@ class RunStore:
 
     def new_execution(self, job: Message, request: Message) -> Running:
         """Return an execution of a job with a request's overrides; it is kept once it is saved."""
-        return Running(*resources.new_execution(job, request, self.logs.as_uri()))
+        return Running(*resources.new_execution(job, request, self._logs_url))
 
     def save(self, running: Running) -> None:
         """Keep an execution with its tasks as they are now, and let its job show it when it is the latest."""

@@ -14,7 +14,7 @@ ARCHIVE = INFRA / "build" / "model_registry.zip"
 
 # The twin, the demo, plots, cards and notebooks: nothing that the function could import. The rest is small, and lazy
 # about pandas.
-_LEFT_OUT = {"__pycache__", "card", "demo", "jupyter", "local", "vis"}
+_LEFT_OUT = {"__pycache__", "airflow", "card", "demo", "jupyter", "local", "serve", "vis"}
 _LONG_AGO = (1980, 1, 1, 0, 0, 0)  # a zip's earliest: with today's, every build would look like a new function
 
 

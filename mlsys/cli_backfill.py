@@ -42,6 +42,7 @@ def backfill(
     [bold]Example:[/bold] mlsys backfill titanic-survival --from 2026-01-01 --to 2026-01-10
     --source shoufianesys.titanic.passengers --output shoufianesys.titanic.predictions --id passenger_id
     """
+    from mlsys.names import TableId
     from mlsys.predict.backfill import backfill as fill
     from mlsys.predict.backfill import exit_code, moments
     from mlsys.predict.job import PredictionJob, parse_as_of
@@ -52,7 +53,7 @@ def backfill(
         model_name=model_name,
         model_version=model_version,
         source=source,
-        output_table=output_table,
+        output_table=TableId.parse(output_table),
         id_columns=tuple(name.strip() for name in id_columns.split(",") if name.strip()),
         as_of=when[-1],
         max_bytes_billed=max_bytes_billed,

@@ -1,7 +1,7 @@
 """``mlsys put``: a file into a table."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -21,6 +21,6 @@ def put(
     """
     from mlsys.bq import bq_put_file
 
-    disposition = "WRITE_TRUNCATE" if replace else "WRITE_EMPTY"
+    disposition: Literal["WRITE_TRUNCATE", "WRITE_EMPTY"] = "WRITE_TRUNCATE" if replace else "WRITE_EMPTY"
     rows = bq_put_file(file, table_id, disposition, null_values=null or [""], create_dataset=create_dataset)
     typer.echo(f"{rows:,} rows in {table_id}")

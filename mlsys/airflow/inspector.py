@@ -10,6 +10,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 warnings.simplefilter("ignore")
 _REPLIES = os.fdopen(os.dup(1), "w")
@@ -65,13 +66,13 @@ def inspect(folder: Path) -> dict:
     return {"airflow": airflow.__version__, "files": files}
 
 
-def _seconds(bag: type, path: Path) -> tuple[float, object]:
+def _seconds(bag: type, path: Path) -> tuple[float, Any]:
     started = time.perf_counter()
     parsed = bag(str(path))
     return time.perf_counter() - started, parsed
 
 
-def _described(dag: object) -> dict:
+def _described(dag: Any) -> dict:
     timetable = dag.timetable
     return {
         "dag_id": dag.dag_id,

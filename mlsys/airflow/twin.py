@@ -55,8 +55,8 @@ def standalone(home: Path, dags: Path, port: int) -> int:
     if not command.exists():
         raise NotFoundError(f"there is no {command}: install Airflow with uv sync --group airflow")
     settings = get_settings()
-    project, bucket = settings.gcp_project_id, settings.gcs_bucket_models_local
-    addresses = attach(settings.data_dir, project=project, bucket=bucket)  # held until this process ends
+    project = settings.gcp_project_id
+    addresses = attach(settings.data_dir, project=project, buckets=settings.model_buckets)  # until this process ends
     home.mkdir(parents=True, exist_ok=True)
     env = os.environ | variables(addresses.http, home, dags, project=project, region=settings.gcp_region)
     env |= {

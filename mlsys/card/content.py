@@ -99,8 +99,9 @@ def _feature(field: InputField, profile: Mapping[str, Any]) -> Feature:
 
 
 def _levels(field: InputField) -> str:
-    shown = [str(level) for level in field.categories[:_LEVELS]]
-    more = len(field.categories) - len(shown)
+    levels = field.categories or ()
+    shown = [str(level) for level in levels[:_LEVELS]]
+    more = len(levels) - len(shown)
     return f"{', '.join(shown)} and {more:,} more" if more else _and(shown)
 
 

@@ -46,7 +46,9 @@ def drawings(evaluation: "Evaluation") -> list[Drawing]:
 
 def _place(ax: "Axes") -> tuple[int, int]:
     """Return the cell of the page's grid that Axes are in: what shares one is one panel."""
-    spec = ax.get_subplotspec().get_topmost_subplotspec()
+    if (own := ax.get_subplotspec()) is None:
+        raise ValueError("a page's Axes are in a grid")
+    spec = own.get_topmost_subplotspec()
     return spec.num1, spec.num2
 
 
@@ -57,9 +59,8 @@ def _panel(figure: "Figure", axes: "list[Axes]") -> Drawing:
     for ax in figure.axes:
         ax.set_visible(ax in axes)
     figure.suptitle("")
-    box = (
-        Bbox.union([ax.get_tightbbox() for ax in axes]).transformed(figure.dpi_scale_trans.inverted()).padded(_PADDING)
-    )
+    drawn = Bbox.union([box for ax in axes if (box := ax.get_tightbbox())])
+    box = drawn.transformed(figure.dpi_scale_trans.inverted()).padded(_PADDING)
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", bbox_inches=box, transparent=True, metadata=_NO_METADATA)
     title = next((text for ax in axes if (text := ax.get_title(loc="left"))), "plot")

@@ -44,6 +44,7 @@ class BigQueryMagics(Magics):
             SELECT * FROM `shoufianesys.titanic.passengers` WHERE pclass = @pclass
         """
         options = parse_argstring(self.bq, line)
+        assert self.shell is not None  # noqa: S101 - a magic runs in one
         query, values = cell.strip(), parameters_in(cell, self.shell.user_ns)
         if options.variable is not None and not options.variable.isidentifier():
             raise UsageError(f"%%bq {options.variable}: the rows go to a variable, got no name of one")
@@ -59,7 +60,7 @@ class BigQueryMagics(Magics):
         return None
 
     def _keep(self, variable: str | None, value: Any) -> Any:
-        if variable is not None:
+        if variable is not None and self.shell is not None:
             self.shell.push({variable: value})
         return value
 

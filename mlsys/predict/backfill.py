@@ -184,7 +184,8 @@ class _Pool:
             while jobs or self._running:
                 while jobs and len(self._running) < self._size:
                     self._start(jobs.pop())
-                for connection in wait(list(self._running)):
+                ended = wait(list(self._running))
+                for connection in [known for known in self._running if known in ended]:
                     yield self._outcome(connection)
         finally:
             self._end()
@@ -245,7 +246,8 @@ def _code(exc: Exception) -> int:
 
 
 def _end_with_parent() -> None:
-    wait([multiprocessing.parent_process().sentinel])
+    if parent := multiprocessing.parent_process():
+        wait([parent.sentinel])
     os.kill(os.getpid(), signal.SIGTERM)
 
 

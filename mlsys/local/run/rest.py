@@ -37,7 +37,8 @@ class LazyCloudRun:
     """The Cloud Run of a data folder, made by the first call."""
 
     def __init__(self, make: "Callable[[], CloudRun]") -> None:
-        self._make, self._made, self._lock = make, None, asyncio.Lock()
+        self._make, self._lock = make, asyncio.Lock()
+        self._made: CloudRun | None = None
 
     async def get(self) -> "CloudRun":
         """Return it."""

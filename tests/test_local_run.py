@@ -178,7 +178,7 @@ def test_tasks_succeed_each_with_its_overrides(run, job_name):
 
 def test_a_task_that_fails_is_tried_again_and_then_fails_the_execution(run, job_name):
     job = run.create(job_name, max_retries=1, env=[{"name": "SOURCE", "value": "p.d.t"}])
-    env = {"MODEL_NAME": "Not_A_Name", "OUTPUT_TABLE": "p.d.o", "ID_COLUMNS": "id"}
+    env = {"MODEL_NAME": "Not_A_Name", "OUTPUT_TABLE": "project.dataset.output", "ID_COLUMNS": "id"}
     operation = run.run(
         job.name, container_overrides=[{"env": [{"name": key, "value": value} for key, value in env.items()]}]
     )

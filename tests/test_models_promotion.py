@@ -410,7 +410,7 @@ def _promote_in_a_process(model_name, env):
 
 def test_killed_promotions_go_on(model_name):
     """``kill -9`` at random points; meanwhile nobody sees half a version; at the end one event, and identical bytes."""
-    kills, rng = int(os.environ.get("MLSYS_PROMOTION_KILLS", "5")), random.Random(3)
+    kills, rng = int(os.environ.get("MLSYS_PROMOTION_KILLS", "3")), random.Random(3)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["mlsys.models", "mlsys.bq", "google.cloud.storage", "sklearn.linear_model"])
     span, killed, seen = 1.0, 0, 0

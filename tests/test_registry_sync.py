@@ -115,7 +115,7 @@ def deliver(data):
 @pytest.mark.usefixtures("own_twin")
 def test_events_in_any_order_and_number_make_the_table_that_sync_makes():
     """Duplicates, strangers, nonsense, overwritten and deleted manifests: four orders, then none at all."""
-    count, rng = int(os.environ.get("MLSYS_UPLOAD_EVENTS", "100")), random.Random(11)
+    count, rng = int(os.environ.get("MLSYS_UPLOAD_EVENTS", "60")), random.Random(11)
     versions = list(manifests(int(count * 0.9 / 2.05)))
     with ThreadPoolExecutor(4) as pool:
         seeded = [(folder, text, random.Random(i)) for i, (folder, text) in enumerate(versions)]

@@ -34,8 +34,9 @@ def python_version() -> str:
 def packages(estimator: Any) -> dict[str, str]:
     """Return the installed versions of the packages that ``estimator`` needs."""
     modules = {type(part).__module__.partition(".")[0] for part in _parts(estimator)}
-    by_module = metadata.packages_distributions()
-    names = {*_BASE, *(name for module in modules for name in by_module.get(module, []))}
+    others = modules - {"sklearn", *_BASE}
+    by_module = metadata.packages_distributions() if others else {}  # reads all that is installed: half a second
+    names = {*_BASE, *(name for module in others for name in by_module.get(module, []))}
     return {name: metadata.version(name) for name in sorted(names)}
 
 

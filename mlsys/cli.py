@@ -227,21 +227,22 @@ def show(
     model_version: Annotated[str, typer.Argument(help="v1, v2, …, latest or an alias.")] = "latest",
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
 ) -> None:
-    """Show what is known about a version: origin, metrics, signature, files. Its files are not loaded.
+    """Show what is known about a version: what became of it, origin, metrics, signature, files, its latest runs.
+
+    Its files are not loaded.
 
     [bold]Example:[/bold] mlsys models show titanic-survival v1
     """
     from mlsys.card import stored_card
+    from mlsys.cli_models import became_of, latest_runs
     from mlsys.models import load_manifest
-    from mlsys.registry import aliases_of
 
     manifest = load_manifest(model_name, model_version)
     if as_json:
         typer.echo(manifest.to_json().decode())
     else:
-        names = [name for name, version in aliases_of(model_name).items() if version == manifest.model_version]
         card = stored_card(manifest.ref) or f"none: mlsys card {model_name} {manifest.model_version}"
-        lines = {"aliases": ", ".join(names) or "none", "card": card, **manifest.lines()}
+        lines = {**became_of(manifest.ref), "card": card, **manifest.lines(), "runs": latest_runs(manifest.ref)}
         _print(_two_columns(str(manifest.ref), lines))
 
 

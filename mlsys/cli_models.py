@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mlsys.names import ModelRef
 
 _PROD = "prod"
+_RUNS = 5
 _WORD = "production"  # as the workflow asks for it
 
 _Model = Annotated[str, typer.Argument(help="Name of the model.", autocompletion=model_names)]
@@ -26,6 +27,32 @@ def add_to(app: typer.Typer, models: typer.Typer) -> None:
     models.command()(retire)
     models.command()(reinstate)
     models.command()(sync)
+
+
+def became_of(ref: "ModelRef") -> dict[str, str]:
+    """Return what became of a version in this environment, as headings and texts: aliases, promotion, retirement."""
+    from mlsys.registry import list_versions
+
+    (row,) = list_versions(ref.name).query("model_version == @ref.version").to_dict("records")
+    lines = {"aliases": ", ".join(row["aliases"]) or "none"}
+    if isinstance(row["promoted_from"], str):
+        lines["promoted"] = f"from {row['promoted_from']} on {row['upload_timestamp']:%Y-%m-%d} by {row['uploader']}"
+    if row["retired_timestamp"] == row["retired_timestamp"]:  # NaT is not
+        lines["retired"] = f"{row['retired_timestamp']:%Y-%m-%d %H:%M:%S} UTC"
+    return lines
+
+
+def latest_runs(ref: "ModelRef") -> str:
+    """Return a line for each of the latest runs of a version in this environment, the latest one first."""
+    from mlsys.registry import list_runs
+
+    runs = list_runs(ref.name, ref.version, last=_RUNS)[::-1]
+    lines = [
+        f"{run.started_timestamp:%Y-%m-%d %H:%M} UTC, as of {run.as_of:%Y-%m-%d %H:%M}: {run.state}"
+        + (f", {run.scored_rows:,} rows to {run.output_table}" if run.state == "succeeded" else "")
+        for run in runs.itertuples()
+    ]
+    return "\n".join(lines) or "none"
 
 
 def _targets(incomplete: str) -> list[str]:

@@ -483,6 +483,25 @@ def test_dry_run_writes_nothing(model_name, mlsys, project):
     assert mlsys("promote", model_name, "v1", "--to", "staging")[0] == 2  # without a reason
 
 
+def test_a_versions_page_says_what_became_of_it(model_name, mlsys, monkeypatch):
+    """Where it came from, what points to it, that it is retired, and what it was used for."""
+    save(model_name, good(), "local")
+    promote(model_name, "v1", "dev", reason="r", actor="anna")
+    monkeypatch.setenv("MLSYS_ENV", "dev")
+    monkeypatch.setenv("MLSYS_TWIN", "true")
+    get_settings.cache_clear()
+    try:
+        assert "none" in mlsys("models", "show", model_name, "v1")[1]
+        mlsys("models", "retire", model_name, "v1", "--reason", "r")
+        page = mlsys("models", "show", model_name, "v1")[1]
+        assert "from local on" in page
+        assert "by anna" in page
+        assert "retired" in page
+    finally:
+        monkeypatch.undo()
+        get_settings.cache_clear()
+
+
 def test_retirement_by_command(model_name, mlsys):
     """Retire, say so twice, take it back."""
     save(model_name, good(), "local")

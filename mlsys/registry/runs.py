@@ -82,12 +82,24 @@ def known_timestamps(run_id: str, model_name: str, settings: Settings) -> list[d
 
 
 def list_runs(
-    model_name: str | None = None, *, last: int | None = None, settings: Settings | None = None
+    model_name: str | None = None,
+    model_version: str | None = None,
+    *,
+    last: int | None = None,
+    settings: Settings | None = None,
 ) -> "pd.DataFrame":
     """Return the executions of runs in this environment, the first one first; with ``last``, so many of the latest.
 
     Columns: those of the view ``ml_registry.run_states``; ``state`` is running, succeeded, failed or killed.
     """
     order = "started_timestamp DESC" + ("" if last is None else f" LIMIT {int(last)}")
-    frame = select("*", "run_states", model_name or "", settings or get_settings(), order=order)
+    frame = select(
+        "*",
+        "run_states",
+        model_name or "",
+        settings or get_settings(),
+        where="(@model_version = '' OR model_version = @model_version)",
+        order=order,
+        model_version=model_version or "",
+    )
     return frame[::-1].reset_index(drop=True)

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -18,7 +19,7 @@ from sklearn.linear_model import LinearRegression
 from mlsys.errors import NotFoundError, VerificationError
 from mlsys.local.faults import Fault
 from mlsys.models import save_model
-from mlsys.names import MANIFEST_FILE, ModelRef, registry_table
+from mlsys.names import MANIFEST_FILE, MODEL_FILE, ModelRef, registry_table
 from mlsys.registry import UploadEvent, files, find_version, list_versions, register, wait_for_version
 
 ROOT = Path(__file__).parents[1]
@@ -65,10 +66,44 @@ def test_saved_version_is_registered_with_every_field(model_name, bigquery_clien
     assert row["uploader"] == blob.metadata["uploader"]
     assert row["manifest_generation"] == blob.generation
     assert row["gcs_uri"] == f"gs://{settings.model_bucket()}/{model_name}/v1/"
-    assert row["artifacts"] == [saved.manifest.artifacts[0].model_dump()]
+    model = storage_client.bucket(settings.model_bucket()).get_blob(saved.ref.blob_path(MODEL_FILE))
+    assert row["artifacts"] == [saved.manifest.artifacts[0].model_dump() | {"generation": model.generation}]
     assert (row["training_query"], row["training_rows"], row["description"]) == ("SELECT 1", 2, "A line")
     assert row["metrics"] == {"r2": 1.0}
     assert row["packages"] == saved.manifest.packages
+
+
+def test_first_generation_of_a_file_counts(model_name, bigquery_client, storage_client, settings):
+    """Overwritten before the event came, or gone for good: what is registered does not depend on when it is."""
+    ref = save(model_name).ref
+    bucket = storage_client.bucket(settings.model_bucket())
+    first = bucket.get_blob(ref.blob_path(MODEL_FILE)).generation
+    bucket.blob(ref.blob_path(MODEL_FILE)).upload_from_string(b"another")
+    for generations in ([first], [None]):
+        bigquery_client.query_and_wait(f"DELETE FROM ml_registry.models WHERE model_name = '{model_name}'")
+        register(event_of(storage_client, settings, ref))
+        (row,) = rows(bigquery_client, model_name)
+        assert [file["generation"] for file in row["artifacts"]] == generations
+        for blob in bucket.list_blobs(prefix=ref.blob_path(MODEL_FILE), versions=True):
+            blob.delete()
+
+
+def test_a_hundred_events_at_once(model_name, bigquery_client, storage_client, settings):
+    """And those that the twin delivers beside them: one row for each version."""
+    manifest = save(model_name).manifest
+    bucket = storage_client.bucket(settings.model_bucket())
+
+    def upload(number):
+        blob = bucket.blob(f"{model_name}/v{number}/{MANIFEST_FILE}")
+        blob.upload_from_string(manifest.model_copy(update={"model_version": f"v{number}"}).to_json())
+        return UploadEvent(bucket.name, blob.name, blob.generation)
+
+    with ThreadPoolExecutor(100) as pool:
+        events = list(pool.map(upload, range(2, 102)))
+        assert [ref.number for ref in pool.map(register, events)] == list(range(2, 102))
+    assert sorted(row["model_version"] for row in rows(bigquery_client, model_name)) == sorted(
+        f"v{number}" for number in range(1, 102)
+    )
 
 
 def test_repeated_events_change_nothing(model_name, bigquery_client, storage_client, settings):

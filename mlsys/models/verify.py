@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlsys import clients
 from mlsys.errors import AccessError, MlsysError, VerificationError
-from mlsys.manifest import Manifest
+from mlsys.manifest import Artifact, Manifest
 from mlsys.models import environment
 from mlsys.models.model import GoldenDifference, Model
 from mlsys.models.store import estimator_in, registered_manifest, verified_file
@@ -146,6 +146,8 @@ def _comparable(column: str, value: Any) -> Any:
     """Return a cell so that what was sent equals what BigQuery gives back."""
     import pandas as pd
 
+    if column == "artifacts":
+        return [{name: file[name] for name in Artifact.model_fields} for file in value]
     if column in ("metrics", "packages", "signature"):
         return _normal(json.loads(value))
     return None if not isinstance(value, list) and pd.isna(value) else value

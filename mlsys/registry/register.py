@@ -87,7 +87,8 @@ def register(
     try:
         if data is None:
             raise VerificationError(f"the manifest of {ref} has {blob.size:,} bytes, more than {_MAX_MANIFEST:,}")
-        row = _row(event, env, parse_manifest(data, ref), data, blob)
+        manifest = parse_manifest(data, ref)
+        row = _row(event, env, manifest, data, blob) | {"artifacts": _artifacts(manifest, blob)}
         _merge(row, settings.gcp_project_id, bigquery_client or clients.bigquery_client(settings))
     except VerificationError as exc:
         logger.error("refused %s: %s", event, exc)
@@ -141,6 +142,15 @@ def _row(event: UploadEvent, env: Environment, manifest: Manifest, data: bytes, 
         "manifest_sha256": sha256(data),
         **columns_of(manifest),
     }
+
+
+def _artifacts(manifest: Manifest, blob: "Blob") -> list[dict[str, Any]]:
+    """Return the files of a version with the generation that was written first: whatever came later, it is the same."""
+    first: dict[str, int] = {}
+    fields = "items(name,generation),nextPageToken"
+    for found in blob.bucket.list_blobs(prefix=manifest.ref.prefix, versions=True, fields=fields):
+        first[found.name] = min(found.generation, first.get(found.name, found.generation))
+    return [a.model_dump() | {"generation": first.get(manifest.ref.blob_path(a.file))} for a in manifest.artifacts]
 
 
 def _promoted_from(blob: "Blob") -> str | None:

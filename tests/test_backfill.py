@@ -107,7 +107,8 @@ def test_a_day_that_fails_does_not_stop_the_others(job):
 def test_ctrl_c_ends_it_cleanly_and_it_goes_on_later(job):
     """By the command: exit code 130, a summary, no process left; started again it makes what is missing."""
     when = moments(datetime(2026, 5, 1, tzinfo=UTC), datetime(2026, 5, 12, tzinfo=UTC))
-    command = [sys.executable, "-c", "from mlsys.cli import main; main()", "backfill", job.model_name,
+    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # ignored where a shell's & began
+    command = [sys.executable, "-c", f"{heed}; from mlsys.cli import main; main()", "backfill", job.model_name,
                "--from", "2026-05-01", "--to", "2026-05-12", "--source", job.source, "--output", str(job.output_table),
                "--id", "id", "--parallel", "1"]  # fmt: skip
     process = subprocess.Popen(

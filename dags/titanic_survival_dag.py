@@ -11,7 +11,7 @@ DATASET = "titanic" if ENV == "local" else f"titanic_{ENV}"  # the demo's, on a 
 
 dag = prediction_dag(
     model_name="titanic-survival",
-    model_version="latest",
+    model_version="latest" if ENV in ("local", "dev") else "champion",
     source="shoufianesys.titanic.passengers",
     output_table=f"shoufianesys.{DATASET}.predictions",
     id_columns=["passenger_id"],

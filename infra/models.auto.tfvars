@@ -13,11 +13,13 @@ models = {
       staging = {
         source                 = "shoufianesys.titanic.passengers"
         output_table           = "shoufianesys.titanic_staging.predictions"
-        max_hours_between_runs = 26 # daily, and two hours to be late
+        version                = "champion" # what an alias points to: a rollback changes the next run
+        max_hours_between_runs = 26         # daily, and two hours to be late
       }
       prod = {
         source                 = "shoufianesys.titanic.passengers"
         output_table           = "shoufianesys.titanic_prod.predictions"
+        version                = "champion"
         max_hours_between_runs = 26
       }
     }

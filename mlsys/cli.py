@@ -103,7 +103,7 @@ def predict(
         str, typer.Option("--id", envvar="ID_COLUMNS", help="Columns that identify a row, by commas.")
     ],
     model_version: Annotated[
-        str, typer.Option("--version", envvar="MODEL_VERSION", help="v1, v2, … or latest.")
+        str, typer.Option("--version", envvar="MODEL_VERSION", help="v1, v2, …, latest or an alias.")
     ] = "latest",
     as_of: Annotated[
         str, typer.Option(envvar="AS_OF", help="Moment that the run is for, ISO 8601; default: today 00:00 UTC.")

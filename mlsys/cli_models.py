@@ -35,8 +35,12 @@ def became_of(ref: "ModelRef") -> dict[str, str]:
 
     (row,) = list_versions(ref.name).query("model_version == @ref.version").to_dict("records")
     lines = {"aliases": ", ".join(row["aliases"]) or "none"}
-    if isinstance(row["promoted_from"], str):
-        lines["promoted"] = f"from {row['promoted_from']} on {row['upload_timestamp']:%Y-%m-%d} by {row['uploader']}"
+    if isinstance(row["promoted_by"], str):
+        lines["promoted"] = (
+            f"from {row['promoted_from']} on {row['promoted_timestamp']:%Y-%m-%d} by {row['promoted_by']}"
+        )
+    elif isinstance(row["promoted_from"], str):
+        lines["promoted"] = f"its uploader says from {row['promoted_from']}, but no promotion is on record"
     if row["retired_timestamp"] == row["retired_timestamp"]:  # NaT is not
         lines["retired"] = f"{row['retired_timestamp']:%Y-%m-%d %H:%M:%S} UTC"
     return lines
@@ -63,7 +67,10 @@ def promote(
     model_name: _Model,
     model_version: _Version,
     to: Annotated[
-        str, typer.Option(help="staging takes from dev, prod from staging.", metavar="ENV", autocompletion=_targets)
+        str,
+        typer.Option(
+            help="dev takes from local, staging from dev, prod from staging.", metavar="ENV", autocompletion=_targets
+        ),
     ],
     reason: Annotated[str, typer.Option(help="Why, for those who will ask; not needed with --dry-run.")] = "",
     waive_gates: Annotated[bool, typer.Option("--waive-gates", help="Promote although a gate failed.")] = False,

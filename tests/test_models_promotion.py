@@ -34,7 +34,7 @@ from mlsys.errors import (
 from mlsys.gcs import gcs_get_bytes, gcs_list, gcs_put, gcs_stat
 from mlsys.local.faults import Fault
 from mlsys.manifest import sha256
-from mlsys.models import load_model, promote, save_model, verify_model
+from mlsys.models import load_model, promote, promotion, save_model, verify_model
 from mlsys.models.gates import Gates, judge, read_gates
 from mlsys.models.holdout import measure
 from mlsys.names import HOLDOUT_FILE, MANIFEST_FILE, MODEL_FILE, ModelRef
@@ -180,7 +180,7 @@ def test_tampered_version_is_refused_before_anything_is_copied(model_name, file)
 def test_copy_that_arrives_damaged_is_never_completed(model_name, twin):
     """The copy is read back before the manifest follows it."""
     ref = save(model_name, good())
-    twin.faults.add(Fault("storage.objects.get_media", "corrupt", skip=2, times=None))
+    twin.faults.add(Fault("storage.objects.get_media", "corrupt", skip=3, times=None))
     with pytest.raises(VerificationError, match="arrived with other bytes"):
         promote(model_name, "v1", "staging", reason="r")
     assert MANIFEST_FILE not in "".join(gcs_list(at("staging").model_bucket(), ref.prefix))
@@ -219,6 +219,65 @@ def test_target_must_be_an_environment_that_has_one_before_it(model_name, to, me
         promote(model_name, "v1", to, reason="r")
 
 
+def test_manifest_that_is_swapped_in_the_meantime_is_not_copied(model_name, monkeypatch):
+    """Between the check and the copy: what is copied is the very generation that was checked."""
+    ref = save(model_name, good())
+    swapped = json.loads(gcs_get_bytes(at("dev").model_bucket(), ref.blob_path(MANIFEST_FILE))) | {"description": "x"}
+    real = promotion._promoted
+
+    def swap(*arguments):
+        gcs_put(json.dumps(swapped).encode(), at("dev").model_bucket(), ref.blob_path(MANIFEST_FILE))
+        return real(*arguments)
+
+    monkeypatch.setattr(promotion, "_promoted", swap)
+    with pytest.raises(VerificationError, match="SHA-256"):
+        promote(model_name, "v1", "staging", reason="r")
+    assert gcs_list(at("staging").model_bucket(), ref.prefix) == []
+
+
+def test_interrupted_promotion_of_a_champion_can_be_finished(model_name, project, monkeypatch):
+    """Copied and already champion there, but not on record yet: it is not asked to beat itself."""
+    project(model_name, 'beats_champion = "accuracy"')
+    save(model_name, good(), holdout=(X[TEST], Y[TEST]))
+    with monkeypatch.context() as patch:
+        patch.setattr(promotion, "_record", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            promote(model_name, "v1", "staging", reason="r")
+    set_alias(model_name, "champion", "v1", reason="r", settings=at("staging"))
+    promote(model_name, "v1", "staging", reason="r")
+    assert events(model_name, "staging")[-1] == "promoted"
+
+
+def test_gates_are_looked_for_in_the_project(tmp_path, monkeypatch):
+    """From a folder below it too; outside of one, nothing is promoted ungated."""
+    (tmp_path / "pyproject.toml").write_text("[tool.mlsys.gates.m]\nminimum = { accuracy = 0.5 }")
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / ".env").touch()
+    monkeypatch.chdir(tmp_path / "below")
+    assert read_gates("m").minimum == {"accuracy": 0.5}
+    monkeypatch.chdir("/")
+    with pytest.raises(SettingsError, match=r"no pyproject\.toml in /"):
+        read_gates("m")
+
+
+def test_four_retirements_at_once_are_one(model_name):
+    """One event, whoever was the first."""
+    save(model_name, good(), "local")
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: retire(model_name, "v1", reason="r"), range(4)))
+    assert events(model_name, "local") == ["retired"]
+
+
+def test_held_out_file_that_is_none_is_refused_in_one_line(model_name, tmp_path):
+    """Garbage, and a table without the truth."""
+    model = save_model(good(), model_name, X[TRAIN])
+    (tmp_path / "garbage").write_bytes(b"garbage")
+    X.to_parquet(tmp_path / "no_truth")
+    for name in ("garbage", "no_truth"):
+        with pytest.raises(VerificationError, match="holds no held-out rows"):
+            measure(model, tmp_path / name)
+
+
 def test_twin_and_cloud_are_not_mixed(model_name, settings):
     """What is on the laptop cannot be copied inside Google Cloud."""
     cloud = settings.model_copy(update={"mlsys_env": Environment.DEV})
@@ -238,9 +297,10 @@ MEASURES = {"accuracy": 0.8, "log_loss": 0.4}
         ({"minimum": {"accuracy": 0.8}}, {}, "", True, "0.8, as its author recorded"),
         ({"minimum": {"accuracy": 0.81}}, {}, "", False, "0.8, as"),
         ({"minimum": {"accuracy": 0.75}}, {"accuracy": 0.7}, "", False, "0.7, measured on its held-out rows"),
+        ({"minimum": {"accuracy": 0.75}}, {"f1": 0.7}, "", False, "accuracy cannot be measured on its held-out rows"),
         ({"maximum": {"log_loss": 0.4}}, {}, "", True, "0.4"),
         ({"maximum": {"log_loss": 0.39}}, {}, "", False, "0.4"),
-        ({"minimum": {"f1": 0.1}}, {"r2": 1.0}, "", False, "f1 was not recorded.*it has accuracy, log_loss, r2"),
+        ({"minimum": {"lift": 0.1}}, {"r2": 1.0}, "", False, "lift was not recorded.*it has accuracy, log_loss, r2"),
         ({"beats_champion": "accuracy"}, {"accuracy": 0.8}, {"accuracy": 0.7}, True, "0.8, the champion has 0.7"),
         ({"beats_champion": "accuracy"}, {"accuracy": 0.8}, {"accuracy": 0.8}, False, "the champion has 0.8"),
         ({"beats_champion": "log_loss"}, {"log_loss": 0.3}, {"log_loss": 0.4}, True, "0.3"),
@@ -293,7 +353,7 @@ def test_champion_that_cannot_score_the_rows_stops_the_gate(model_name, project)
     set_alias(model_name, "champion", "v1", reason="r", settings=at("staging"))
     narrow = LogisticRegression().fit(X[["x"]][TRAIN], Y[TRAIN])
     save_model(narrow, model_name, X[["x"]][TRAIN], settings=at("dev"), holdout=(X[["x"]][TEST], Y[TEST]))
-    with pytest.raises(GateError, match=r"the champion v1 cannot score the held-out rows of .*/v2: .*z"):
+    with pytest.raises(GateError, match=r"better than the champion failed: it cannot be compared: .*z"):
         promote(model_name, "v2", "staging", reason="r")
 
 

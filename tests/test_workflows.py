@@ -391,11 +391,13 @@ def test_dags_go_nowhere_when_their_composer_is_not_known(tmp_path):
     assert calls(tmp_path) == []
 
 
+@pytest.mark.parametrize("alias", ["champion", "none"])
 @pytest.mark.parametrize("waive", [[], ["--waive-gates"]], ids=["gated", "gates waived"])
-def test_a_model_is_promoted_for_a_reason_that_says_who_and_where(tmp_path, waive):
+def test_a_model_is_promoted_for_a_reason_that_says_who_and_where(tmp_path, waive, alias):
     stand_in(tmp_path, "uv", REMEMBER)
     done = run_step(
-        *("promote-model", "promote", "mlsys promote", tmp_path), ACTOR="ada", GCP_PROJECT_ID="p", GCP_REGION="r",
+        *("promote-model", "promote", "mlsys promote", tmp_path), ACTOR="ada", ALIAS=alias, GCP_PROJECT_ID="p",
+        GCP_REGION="r",
         GCS_BUCKET_MODELS_DEV="", GCS_BUCKET_MODELS_STAGING="", GCS_BUCKET_MODELS_PROD="", MLSYS_ENV="staging",
         MODEL="titanic-survival", REASON='better; $(touch x) "quoted"', RUN="https://example.com/1", TO="staging",
         VERSION="v3", WAIVE="".join(waive),
@@ -403,7 +405,8 @@ def test_a_model_is_promoted_for_a_reason_that_says_who_and_where(tmp_path, waiv
     assert done.returncode == 0, done.stderr
     reason = 'better; $(touch x) "quoted" (ada, https://example.com/1)'
     command = ["run", "--no-sync", "mlsys", "promote", "titanic-survival", "v3", "--to", "staging"]
-    assert calls(tmp_path) == [[*command, "--reason", reason, "--yes", *waive]]
+    moved = ["run", "--no-sync", "mlsys", "alias", "set", "titanic-survival", "champion", "v3", "--reason", reason]
+    assert calls(tmp_path) == [[*command, "--reason", reason, "--yes", *waive], *([moved] if alias != "none" else [])]
     assert not (tmp_path / "x").exists()
 
 

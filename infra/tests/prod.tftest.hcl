@@ -261,7 +261,7 @@ run "runs" {
       MLSYS_ENV              = "prod"
       MLSYS_IMAGE            = var.image
       MODEL_NAME             = "titanic-survival"
-      MODEL_VERSION          = "latest"
+      MODEL_VERSION          = "champion"
       OUTPUT_TABLE           = "shoufianesys.titanic_prod.predictions"
       SOURCE                 = "shoufianesys.titanic.passengers"
     }

@@ -249,7 +249,7 @@ run "runs" {
       MLSYS_ENV                 = "staging"
       MLSYS_IMAGE               = var.image
       MODEL_NAME                = "titanic-survival"
-      MODEL_VERSION             = "latest"
+      MODEL_VERSION             = "champion"
       OUTPUT_TABLE              = "shoufianesys.titanic_staging.predictions"
       SOURCE                    = "shoufianesys.titanic.passengers"
     }

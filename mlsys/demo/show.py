@@ -56,7 +56,7 @@ def show() -> None:
     versions = list_versions(titanic.MODEL_NAME)[_REGISTRY_COLUMNS]
     versions["upload_timestamp"] = versions["upload_timestamp"].dt.floor("s")
     _console.print(f"The registry, {registry_table(settings.gcp_project_id, 'models')}", rows_table(versions.tail(5)))
-    _console.print(_next_steps(), highlight=False, soft_wrap=True)
+    _console.print(_next_steps(model.ref.version), highlight=False, soft_wrap=True)
 
 
 @contextmanager
@@ -68,12 +68,12 @@ def _step(title: str) -> Iterator:
     _console.print(f"[green]✓[/green] {title}: {outcome[0]} {seconds}", highlight=False, soft_wrap=True)
 
 
-def _next_steps() -> str:
+def _next_steps(version: str) -> str:
     table = titanic.predictions_table()
     return rf"""[bold]What next[/bold]
   uv run mlsys query "SELECT model_version, COUNT(*) AS n FROM \`{table}\` GROUP BY 1"
   uv run mlsys models show {titanic.MODEL_NAME}
-  uv run mlsys promote {titanic.MODEL_NAME} v1 --to dev --reason 'first try'
+  uv run mlsys promote {titanic.MODEL_NAME} {version} --to dev --reason 'first try'
   uv run mlsys demo                          again: the next version, and its predictions beside these
   uv run jupyter lab notebooks               a template to copy, and this example worked through
 On Google Cloud: set MLSYS_ENV=dev and GCP_PROJECT_ID, log in, and run the same commands."""  # noqa: S608

@@ -19,7 +19,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mlsys.errors import SettingsError
-from mlsys.models.holdout import LOWER_IS_BETTER
+from mlsys.models.holdout import LOWER_IS_BETTER, MEASURES
 
 
 class Gates(BaseModel):
@@ -45,17 +45,20 @@ class Verdict:
         return f"{self.gate} {word}: {self.found}"
 
 
-def read_gates(model_name: str, folder: Path) -> Gates:
-    """Return the gates of a model in the pyproject.toml of ``folder``: none when it names none.
+def read_gates(model_name: str, folder: Path | None = None) -> Gates:
+    """Return the gates of a model in the nearest pyproject.toml, from ``folder`` (the current one) upwards.
 
     Raises
     ------
     SettingsError
-        They are not written as this module says.
+        There is none, or they are not written as this module says.
     """
-    file = folder / "pyproject.toml"
+    folder = folder or Path.cwd()
+    file = next((d / "pyproject.toml" for d in (folder, *folder.parents) if (d / "pyproject.toml").exists()), None)
+    if file is None:
+        raise SettingsError(f"no pyproject.toml in {folder} or above, which could name gates: promote from the project")
     try:
-        project = tomllib.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        project = tomllib.loads(file.read_text(encoding="utf-8"))
         return Gates.model_validate(project.get("tool", {}).get("mlsys", {}).get("gates", {}).get(model_name, {}))
     except ValidationError as exc:
         first = exc.errors()[0]
@@ -92,6 +95,8 @@ def _bound(
     measured: Mapping[str, float],
     holds: Callable[[float], bool],
 ) -> Verdict:
+    if measured and name in MEASURES and name not in measured:
+        return Verdict(gate, False, f"{name} cannot be measured on its held-out rows, which have one class or one row")
     for values, how in ((measured, "measured on its held-out rows"), (recorded, "as its author recorded")):
         if name in values:
             return Verdict(gate, bool(holds(values[name])), f"{values[name]:.4g}, {how}")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from mlsys.errors import SchemaError
+from mlsys.errors import MlsysError, SchemaError, VerificationError
 from mlsys.manifest import Signature
 from mlsys.models.model import PREDICTION, PROBABILITY, Model
 from mlsys.models.signature import to_bigquery_table
@@ -18,6 +18,9 @@ TARGET = "__target"  # no BigQuery column that users see starts so
 
 # Of the measures below, those of which less is better.
 LOWER_IS_BETTER = frozenset({"log_loss", "brier_score", "mae", "rmse"})
+MEASURES = LOWER_IS_BETTER | {
+    "accuracy", "balanced_accuracy", "precision", "recall", "f1", "f1_macro", "roc_auc", "average_precision", "r2",
+}  # fmt: skip
 
 
 def write_holdout(path: Path, signature: Signature, X: "pd.DataFrame", y: Any) -> None:  # noqa: N803
@@ -46,12 +49,26 @@ def measure(model: Model, path: Path) -> dict[str, float]:
     Raises
     ------
     SchemaError
-        The rows do not fit the model.
+        The rows do not fit the model, or cannot be measured.
+    VerificationError
+        The file is not what `write_holdout` writes.
     """
     import pyarrow.parquet as pq
 
-    table = pq.read_table(path)
-    truth = table[TARGET].to_numpy()
+    try:
+        table = pq.read_table(path)
+        truth = table[TARGET].to_numpy()
+    except (pa.ArrowException, KeyError) as exc:
+        raise VerificationError(f"{path.name} holds no held-out rows ({exc})") from exc
+    try:
+        return _measured(model, table, truth)
+    except MlsysError:
+        raise
+    except ValueError as exc:
+        raise SchemaError(f"the held-out rows cannot be measured: {exc}") from exc
+
+
+def _measured(model: Model, table: pa.Table, truth: "np.ndarray") -> dict[str, float]:
     predicted = model.predict(table.drop_columns([TARGET]))
     labels = predicted[PREDICTION].to_numpy()
     task = model.manifest.signature.task

@@ -23,7 +23,7 @@ from mlsys.errors import (
     SettingsError,
     VerificationError,
 )
-from mlsys.gcs import StoredObject, gcs_copy, gcs_stat
+from mlsys.gcs import StoredObject, gcs_copy, gcs_get_bytes, gcs_stat
 from mlsys.gcs.io import uploader
 from mlsys.manifest import Manifest
 from mlsys.models import environment
@@ -35,7 +35,7 @@ from mlsys.names import HOLDOUT_FILE, MANIFEST_FILE, ModelRef
 from mlsys.registry.aliases import CHAMPION
 from mlsys.registry.events import find_events, record_event
 from mlsys.registry.lookup import aliases_of, find_version, registration_of, wait_for_version
-from mlsys.settings import Environment, Settings, get_settings, project_dir
+from mlsys.settings import Environment, Settings, get_settings
 
 if TYPE_CHECKING:
     from google.cloud.storage import Client as StorageClient
@@ -92,6 +92,9 @@ class Promotion:
             f"{self.ref}, {manifest.signature.task}, saved {manifest.created:%Y-%m-%d} by {manifest.creator}",
         )
         yield "from, to", f"{self.source} → {self.target}"
+        if self.promoted:
+            yield "promoted", f"{self.promoted:%Y-%m-%d %H:%M:%S} UTC; nothing was checked again"
+            return
         yield "manifest", f"SHA-256 {self.manifest_sha256}, as registered in {self.source}"
         yield "files", "\n".join(f"{a.file} {a.size:,} bytes, SHA-256 {a.sha256[:12]}…" for a in manifest.artifacts)
         yield "environment", ", ".join([f"Python {manifest.python_version}", *map(" ".join, manifest.packages.items())])
@@ -194,7 +197,12 @@ def promote(
     _copy(promotion, actor, there)
     wait_for_version(promotion.ref, manifest_sha256=promotion.manifest_sha256, settings=there)
     _record(promotion, reason, actor, there)
-    return replace(promotion, promoted=_promoted(promotion, there))
+    if (done := _promoted(promotion, there)) is None:
+        raise ConflictError(
+            f"the promotion of {promotion.ref} to {there.env} was recorded, but ml_registry.events lacks its row: was"
+            " the table edited or restored?"
+        )
+    return replace(promotion, promoted=done)
 
 
 def _ends(to: str | Environment, settings: Settings) -> tuple[Settings, Settings]:
@@ -227,7 +235,11 @@ def _promoted(promotion: Promotion, there: Settings) -> datetime | None:
 
 def _stats(promotion: Promotion, here: Settings, client: "StorageClient") -> Iterator[StoredObject]:
     for file in [*(artifact.file for artifact in promotion.manifest.artifacts), MANIFEST_FILE]:
-        yield gcs_stat(here.model_bucket(), promotion.ref.blob_path(file), client=client)
+        found = gcs_stat(here.model_bucket(), promotion.ref.blob_path(file), client=client)
+        yield found
+    # Of the very generation that is copied: the manifest could have been replaced since it was read.
+    path, generation = promotion.ref.blob_path(MANIFEST_FILE), found.generation
+    gcs_get_bytes(here.model_bucket(), path, generation=generation, sha256=promotion.manifest_sha256, client=client)
 
 
 def _prove(
@@ -240,9 +252,13 @@ def _prove(
     model = Model(manifest, estimator_in(folder, manifest, here))
     model.check_golden_rows()
     holdout = folder / HOLDOUT_FILE
-    gates = read_gates(manifest.model_name, project_dir())
+    gates = read_gates(manifest.model_name)
     measured = measure(model, holdout) if holdout.exists() else {}
-    champion = _champion_on(holdout, manifest.ref, there) if gates.beats_champion else ""
+    try:
+        champion = _champion_on(holdout, manifest.ref, there) if gates.beats_champion else ""
+    except (MlsysError, TypeError, ValueError) as exc:
+        yield Verdict("better than the champion", False, f"it cannot be compared: {' '.join(str(exc).split())}")
+        gates, champion = gates.model_copy(update={"beats_champion": None}), ""
     yield from judge(gates, manifest.metrics, measured, champion)
 
 
@@ -253,11 +269,9 @@ def _champion_on(holdout: Path, ref: ModelRef, there: Settings) -> dict[str, flo
         return f"{there.env} has no champion yet"
     if not holdout.exists():
         return f"{ref} was saved without held-out rows (save_model(..., holdout=(X_test, y_test)))"
-    champion = load_model(ref.name, version, settings=there)
-    try:
-        return measure(champion, holdout)
-    except MlsysError as exc:
-        raise GateError(f"the champion {version} cannot score the held-out rows of {ref}: {exc}") from exc
+    if version == ref.version:  # promoted before, by somebody who was interrupted
+        return "it is the champion itself"
+    return measure(load_model(ref.name, version, settings=there), holdout)
 
 
 def _copy(promotion: Promotion, actor: str, there: Settings) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mlsys.errors import UntrustedError, VerificationError
-from mlsys.models.unpickling import check_name
+from mlsys.models.unpickling import check_class
 
 
 def dump(estimator: Any, path: Path) -> None:
@@ -57,7 +57,7 @@ def _read(path: Path, needed: dict[str, str], trusted: Collection[str], of: str)
     import skops.io
 
     for name in needed:
-        check_name(name, trusted, of)
+        check_class(name, trusted, of)
     try:
         return skops.io.load(path, trusted=list(needed.values()))
     except Exception as exc:

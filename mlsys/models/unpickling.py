@@ -106,14 +106,27 @@ def read_back(path: Path, trusted: Collection[str]) -> tuple[Any, tuple[str, ...
     return _read(path, None, trusted, "the model")
 
 
-def check_name(full: str, trusted: Collection[str], of: str) -> None:
-    """Raise `UntrustedError` for a class or function, ``module:name``, that no model may use, in whatever format."""
+def check_class(full: str, trusted: Collection[str], of: str) -> None:
+    """Raise `UntrustedError` unless ``module:name`` is a class, or a ufunc, that a model of any format may use.
+
+    Stricter than for pickles, where it is known what is called: only classes of the package that they are named by.
+    """
     module, _, name = full.partition(":")
-    if module.startswith(("__main__", "__mp_main__")):
+    package = module.partition(".")[0]
+    if package in ("__main__", "__mp_main__"):
         raise UntrustedError(f"{of} {_NOT_A_MODULE.format(name)}")
-    if module.partition(".")[0] in trusted or any(r.fullmatch(full) for r in (_CALLED, _APPLIED, _UFUNCS)):
-        return
-    if not (_CLASSES.fullmatch(full) and isinstance(getattr(importlib.import_module(module), name, None), type)):
+    if package in sys.stdlib_module_names or not (
+        package in trusted or _CLASSES.fullmatch(full) or _UFUNCS.fullmatch(full)
+    ):
+        raise UntrustedError(f"{of} {_no_model_may_use(full, trusted)}")
+    try:
+        found = getattr(importlib.import_module(module), name, None)
+    except (ImportError, ValueError):  # what has no module of its own, such as a method
+        found = None
+    own = isinstance(found, type) and str(found.__module__).partition(".")[0] == package
+    if own and package == "numpy":
+        own = issubclass(found, np.generic | np.dtype)  # type: ignore[arg-type] # found is a class here
+    if not (own or isinstance(found, np.ufunc)):
         raise UntrustedError(f"{of} {_no_model_may_use(full, trusted)}")
 
 

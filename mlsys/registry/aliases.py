@@ -143,7 +143,10 @@ def rollback(
     standing = _standing(moves)[: None if current is None else -1]
     out = {current, *retired_versions(model_name, settings=it.settings)}
     if not (left := [version for version in standing if version not in out]):
-        raise NotFoundError(f"{it} has no version before {current or 'its last one'} to go back to that is not retired")
+        raise NotFoundError(
+            f"{it} has no version before {current or 'its last one'} to go back to, but for retired ones: see `mlsys"
+            f" history {model_name}`"
+        )
     return it.move("rolled_back", left[-1], moves, reason, actor)
 
 

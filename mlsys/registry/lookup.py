@@ -76,11 +76,11 @@ def list_versions(
     Those that were uploaded last are taken.
 
     Columns: environment, model_name, model_version, aliases (list), upload_timestamp, file_size (bytes), uploader,
-    training_rows, promoted_from, retired_timestamp, metrics (JSON), description.
+    training_rows, promoted_from, promoted_by, promoted_timestamp, retired_timestamp, metrics (JSON), description.
     """
     frame = select(
         "environment, model_name, model_version, aliases, upload_timestamp, file_size, uploader, training_rows,"
-        " promoted_from, retired_timestamp, metrics, description",
+        " promoted_from, promoted_by, promoted_timestamp, retired_timestamp, metrics, description",
         "versions",
         model_name or "",
         settings or get_settings(),

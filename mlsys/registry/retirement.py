@@ -1,7 +1,8 @@
 """Retire a version: it stays where it is, for reruns of past days, but nothing new begins with it."""
 
 from mlsys.errors import ConflictError
-from mlsys.registry.events import record_event
+from mlsys.names import ModelRef
+from mlsys.registry.events import find_events, record_event
 from mlsys.registry.lookup import Registration, aliases_of, find_version
 from mlsys.settings import Settings, get_settings
 
@@ -35,7 +36,7 @@ def retire(
             " `mlsys alias set` or `mlsys rollback`"
         )
     if not found.retired:
-        record_event("retired", model_name, found.ref.version, reason=reason, actor=actor, settings=settings)
+        _record("retired", found.ref, reason, actor, settings)
     return found
 
 
@@ -46,5 +47,12 @@ def reinstate(
     settings = settings or get_settings()
     found = find_version(model_name, model_version, settings=settings)
     if found.retired:
-        record_event("reinstated", model_name, found.ref.version, reason=reason, actor=actor, settings=settings)
+        _record("reinstated", found.ref, reason, actor, settings)
     return found
+
+
+def _record(event_type: str, ref: ModelRef, reason: str, actor: str | None, settings: Settings) -> None:
+    """Write one event, of however many callers that saw the same state: the job's id counts those before it."""
+    before = sum(len(find_events(kind, ref, settings=settings)) for kind in ("retired", "reinstated"))
+    job_id = f"mlsys_{event_type}_{settings.env}_{ref.name}_{ref.version}_{before}"
+    record_event(event_type, ref.name, ref.version, reason=reason, actor=actor, job_id=job_id, settings=settings)

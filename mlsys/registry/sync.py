@@ -30,8 +30,8 @@ class Synced:
     """What `sync` found: versions by what became of them.
 
     ``unchanged`` were registered as the bucket has them, ``registered`` are new or have their first manifest now,
-    ``refused`` have no manifest that can be registered (the log says why), and of ``gone`` the bucket keeps none: their
-    rows stay, as they tell what was.
+    ``refused`` have no manifest that can be registered (the log says why), and of ``gone`` the bucket no longer keeps
+    the registered one: their rows stay, as they tell what was.
     """
 
     unchanged: tuple[str, ...]
@@ -63,15 +63,15 @@ def sync(*, progress: bool | None = None, settings: Settings | None = None) -> S
     rows = _registered(settings)
     found = dict(_manifests(settings, clients.storage_client(settings)))
     clients.bigquery_client(settings)  # made once, before the threads ask for it
-    outcomes: dict[str, list[str]] = {"unchanged": [], "registered": [], "refused": []}
+    outcomes: dict[str, list[str]] = {"unchanged": [], "registered": [], "refused": [], "gone": []}
     with ThreadPoolExecutor(_AT_ONCE) as pool, rows_bar("versions", progress) as start:
         advance = start(len(found))
         done = pool.map(lambda ref: _register(found[ref], rows.get(ref), settings), found)
         for ref, outcome in zip(found, done, strict=True):
             outcomes[outcome].append(str(ref))
             advance(1)
-    gone = sorted(map(str, rows.keys() - found.keys()))
-    return Synced(gone=tuple(gone), **{outcome: tuple(refs) for outcome, refs in outcomes.items()})
+    outcomes["gone"] += sorted(map(str, rows.keys() - found.keys()))
+    return Synced(**{outcome: tuple(refs) for outcome, refs in outcomes.items()})
 
 
 def _registered(settings: Settings) -> dict[ModelRef, int]:
@@ -103,6 +103,8 @@ def _register(events: list[UploadEvent], registered: int | None, settings: Setti
     for event in events:
         if event.generation == registered:
             return "unchanged"
+        if registered is not None and event.generation > registered:
+            return "gone"  # overwritten since, and no longer kept: a later one does not take its place
         if register(event, settings=settings):
             return "registered"
     return "refused" if registered is None else "unchanged"

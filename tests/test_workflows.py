@@ -399,6 +399,7 @@ def test_a_model_is_promoted_for_a_reason_that_says_who_and_where(tmp_path, waiv
         *("promote-model", "promote", "mlsys promote", tmp_path), ACTOR="ada", ALIAS=alias, GCP_PROJECT_ID="p",
         GCP_REGION="r",
         GCS_BUCKET_MODELS_DEV="", GCS_BUCKET_MODELS_STAGING="", GCS_BUCKET_MODELS_PROD="", MLSYS_ENV="staging",
+        MLSYS_MODEL_PACKAGES="",
         MODEL="titanic-survival", REASON='better; $(touch x) "quoted"', RUN="https://example.com/1", TO="staging",
         VERSION="v3", WAIVE="".join(waive),
     )  # fmt: skip

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from cloudevents.http import CloudEvent
-from google.api_core.exceptions import Forbidden, GoogleAPICallError, ServerError
+from google.api_core.exceptions import Forbidden, GoogleAPICallError, GoogleAPIError, ServerError
 from sklearn.linear_model import LinearRegression
 
 from mlsys.errors import NotFoundError, VerificationError
@@ -289,6 +289,17 @@ def test_passing_failure_is_raised_so_that_the_event_comes_again(
     with pytest.raises(raised, match=message):
         register(event)
     twin.faults.clear()
+    assert register(event) == ref
+
+
+@pytest.mark.timeout(60)
+def test_failed_job_is_given_up_soon_and_the_event_comes_again(model_name, twin, storage_client, settings):
+    """Google's client would repeat the request, which is the same failed job, for ten minutes."""
+    ref = save(model_name).ref
+    event = event_of(storage_client, settings, ref)
+    twin.faults.add(Fault("bigquery.jobs.run", "job_error", times=1))
+    with pytest.raises(GoogleAPIError):
+        register(event)
     assert register(event) == ref
 
 

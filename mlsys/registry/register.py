@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _MAX_MANIFEST = 10 << 20  # bytes
+_PATIENCE_S = 5.0  # with one call to BigQuery
 _CONTENTION = ("could not serialize access", "too many dml statements")  # of many events at once; it passes
 
 
@@ -181,6 +182,7 @@ def columns_of(manifest: Manifest) -> dict[str, Any]:
 
 def _merge(row: dict[str, Any], project: str, client: "BigQueryClient") -> None:
     from google.cloud import bigquery
+    from google.cloud.bigquery import DEFAULT_RETRY
 
     parameters = [_parameter(field, row[field["name"]]) for field in files.schema("models")]
     for name in ("metrics", "signature"):
@@ -188,7 +190,9 @@ def _merge(row: dict[str, Any], project: str, client: "BigQueryClient") -> None:
         parameters.append(bigquery.ScalarQueryParameter(f"{name}_as_text", "STRING", text))
     job_labels = labels(env=row["environment"], model=row["model_name"], model_version=row["model_version"])
     config = bigquery.QueryJobConfig(query_parameters=parameters, labels=job_labels)
-    client.query_and_wait(files.sql("register_model", project), job_config=config)
+    # Not for ten minutes: a repeated request is the same job, failed as it was. The event comes again, for another one.
+    retry = DEFAULT_RETRY.with_timeout(_PATIENCE_S)
+    client.query_and_wait(files.sql("register_model", project), job_config=config, retry=retry, job_retry=None)
 
 
 def _numbers_as_text(text: str) -> str:

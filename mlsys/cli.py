@@ -3,22 +3,29 @@
 Imports stand inside the commands: ``mlsys --help`` must not wait for pandas.
 """
 
-import json
 import logging
 import sys
 from datetime import UTC, datetime
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mlsys import cli_backfill, cli_card, cli_dags, cli_models, cli_put, cli_registry, logs
-from mlsys.cli_registry import model_names
+from mlsys.cli_options import (
+    AnyEnvironment,
+    IdColumns,
+    Json,
+    Model,
+    OneModel,
+    OutputTable,
+    Source,
+    Version,
+    model_names,
+)
 from mlsys.errors import AccessError, InterruptedRunError, MlsysError, VerificationError
+from mlsys.terminal import Format, facts_table, print_table, rows_table, show_rows, to_json
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from mlsys.models import Verification
     from mlsys.predict import PredictionJob, RunRecord
 
@@ -41,14 +48,6 @@ app.command()(cli_card.card)
 app.command()(cli_put.put)
 cli_backfill.add_to(app)
 cli_dags.add_to(app)
-
-
-class Format(StrEnum):
-    """How rows are printed."""
-
-    TABLE = "table"
-    CSV = "csv"
-    JSON = "json"
 
 
 @app.callback()
@@ -95,13 +94,9 @@ def predict(
     model_name: Annotated[
         str, typer.Option("--model", envvar="MODEL_NAME", help="Name of the model.", autocompletion=model_names)
     ],
-    source: Annotated[str, typer.Option(envvar="SOURCE", help="Full table path, or a query; it may use @as_of.")],
-    output_table: Annotated[
-        str, typer.Option("--output", envvar="OUTPUT_TABLE", help="Full path of the output table.")
-    ],
-    id_columns: Annotated[
-        str, typer.Option("--id", envvar="ID_COLUMNS", help="Columns that identify a row, by commas.")
-    ],
+    source: Source,
+    output_table: OutputTable,
+    id_columns: IdColumns,
     model_version: Annotated[
         str, typer.Option("--version", envvar="MODEL_VERSION", help="v1, v2, …, latest or an alias.")
     ] = "latest",
@@ -117,9 +112,7 @@ def predict(
     part_rows: Annotated[
         int, typer.Option(envvar="PART_ROWS", help="Rows loaded in one job: a restart repeats no more.")
     ] = 1_048_576,
-    any_environment: Annotated[
-        bool, typer.Option("--any-environment", help="Accept other packages than those that trained the model.")
-    ] = False,
+    any_environment: AnyEnvironment = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, print it, and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the run's record as JSON.")] = False,
 ) -> None:
@@ -147,10 +140,10 @@ def predict(
         part_rows=part_rows,
     )
     if dry_run:
-        _print(_two_columns("the run can be made", _check(job)))
+        print_table(facts_table("the run can be made", _check(job)))
         return
     record = pull_predict_push(job)
-    typer.echo(_json(vars(record)) if as_json else describe_run(record))
+    typer.echo(to_json(vars(record)) if as_json else describe_run(record))
 
 
 def _check(job: "PredictionJob") -> dict[str, str]:
@@ -198,9 +191,9 @@ def query(
 
 @models.command("list")
 def list_models(
-    model_name: Annotated[str | None, typer.Argument(help="Only this model.", autocompletion=model_names)] = None,
+    model_name: OneModel = None,
     last: Annotated[int, typer.Option(help="Print at most so many of the latest.", min=1)] = 100,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """List the versions that the registry has in this environment, and the aliases that point to them.
 
@@ -223,8 +216,8 @@ def list_models(
 
 @models.command()
 def show(
-    model_name: Annotated[str, typer.Argument(help="Name of the model.", autocompletion=model_names)],
-    model_version: Annotated[str, typer.Argument(help="v1, v2, …, latest or an alias.")] = "latest",
+    model_name: Model,
+    model_version: Version = "latest",
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
 ) -> None:
     """Show what is known about a version: what became of it, origin, metrics, signature, files, its latest runs.
@@ -243,16 +236,16 @@ def show(
     else:
         card = stored_card(manifest.ref) or f"none: mlsys card {model_name} {manifest.model_version}"
         lines = {**became_of(manifest.ref), "card": card, **manifest.lines(), "runs": latest_runs(manifest.ref)}
-        _print(_two_columns(str(manifest.ref), lines))
+        print_table(facts_table(str(manifest.ref), lines))
 
 
 @models.command()
 def verify(
-    model_name: Annotated[str | None, typer.Argument(help="Only this model.", autocompletion=model_names)] = None,
+    model_name: OneModel = None,
     model_version: Annotated[
         str | None, typer.Argument(help="Only this version: v1, v2, …, latest or an alias.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Check versions against the registry, load them and replay their golden rows. Ends with 7 when one fails.
 
@@ -265,7 +258,7 @@ def verify(
     else:
         found = list(verify_models(model_name))
     if as_json:
-        typer.echo(_json([verification.as_dict() for verification in found]))
+        typer.echo(to_json([verification.as_dict() for verification in found]))
     else:
         _show_verifications(found)
     if not all(verification.ok for verification in found):
@@ -276,90 +269,13 @@ def _show_verifications(found: "list[Verification]") -> None:
     import pandas as pd
 
     rows = [(str(v.ref), v.failed or "ok", v.difference) for v in found]
-    _print(rows_table(pd.DataFrame(rows, columns=["version", "ok, or what failed", "what differs"])))
+    print_table(rows_table(pd.DataFrame(rows, columns=["version", "ok, or what failed", "what differs"])))
     golden = [
         (str(v.ref), d.row, d.column, repr(d.expected), repr(d.found)) for v in found for d in v.golden_differences
     ]
     if golden:
         columns = ["version", "golden row", "output", "expected", "found"]
-        _print(rows_table(pd.DataFrame(golden, columns=columns)))
-
-
-def _two_columns(title: str, rows: dict[str, str]) -> Any:
-    """Return headings and what is said about each, as a table for the terminal."""
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=title, show_header=False, title_justify="left")
-    for name, value in rows.items():
-        table.add_row(name, Text(value))  # Text: what an author wrote is no markup
-    return table
-
-
-def show_rows(frame: "pd.DataFrame", output: Format, max_rows: int) -> None:
-    """Print the first rows of a frame; say on stderr when there are more."""
-    if len(frame) > max_rows:
-        typer.echo(f"only the first {max_rows:,} rows are shown: raise --max-rows for more", err=True)
-    shown = frame.head(max_rows)
-    if output is Format.CSV:
-        typer.echo(shown.to_csv(index=False), nl=False)
-    elif output is Format.JSON:
-        typer.echo(_json([{k: _plain(v) for k, v in row.items()} for row in shown.to_dict("records")]))
-    else:
-        _print(rows_table(shown))
-
-
-def rows_table(frame: "pd.DataFrame") -> Any:
-    """Return a frame as a table for the terminal: numbers to the right, NULL for what is missing."""
-    from pandas.api.types import is_bool_dtype, is_numeric_dtype
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in frame.columns:
-        numeric = is_numeric_dtype(frame[name]) and not is_bool_dtype(frame[name])
-        table.add_column(Text(str(name)), justify="right" if numeric else "left", overflow="fold")
-    missing = frame.isna().to_numpy()
-    for row, gaps in zip(frame.itertuples(index=False), missing, strict=True):
-        table.add_row(*(Text("NULL", style="dim") if gap else Text(_cell(v)) for v, gap in zip(row, gaps, strict=True)))
-    return table
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, datetime):
-        return value.isoformat(sep=" ", timespec="milliseconds" if value.microsecond else "seconds").replace(
-            "+00:00", " UTC"
-        )
-    return str(value)
-
-
-def _plain(value: Any) -> Any:
-    """Return a cell as JSON can say it: lists as lists, NULL and NaN as null, infinities as text."""
-    import pandas as pd
-
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if pd.isna(value):
-        return None
-    return str(value) if isinstance(value, float) and abs(value) == float("inf") else value
-
-
-def _print(renderable: Any) -> None:
-    from rich.console import Console
-
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=200)  # a pipe has no width: don't fold what a program will read
-    console.print(renderable)
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, indent=2, default=str, ensure_ascii=False)
+        print_table(rows_table(pd.DataFrame(golden, columns=columns)))
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mlsys.cli_registry import model_names
+from mlsys.cli_options import AnyEnvironment, IdColumns, Json, Model, OutputTable, Source
+from mlsys.terminal import print_table, rows_table, to_json
 
 if TYPE_CHECKING:
     from mlsys.predict.backfill import Outcome
@@ -12,16 +13,12 @@ if TYPE_CHECKING:
 
 
 def backfill(
-    model_name: Annotated[str, typer.Argument(help="Name of the model.", autocompletion=model_names)],
+    model_name: Model,
     first: Annotated[str, typer.Option("--from", help="The first moment, such as 2026-01-01, in UTC.")],
     last: Annotated[str, typer.Option("--to", help="The last moment, included.")],
-    source: Annotated[str, typer.Option(envvar="SOURCE", help="Full table path, or a query; it may use @as_of.")],
-    output_table: Annotated[
-        str, typer.Option("--output", envvar="OUTPUT_TABLE", help="Full path of the output table.")
-    ],
-    id_columns: Annotated[
-        str, typer.Option("--id", envvar="ID_COLUMNS", help="Columns that identify a row, by commas.")
-    ],
+    source: Source,
+    output_table: OutputTable,
+    id_columns: IdColumns,
     model_version: Annotated[
         str, typer.Option("--version", help="v1, v2, …, latest, an alias; champion-of-day: as it was at each moment.")
     ] = "latest",
@@ -30,10 +27,8 @@ def backfill(
     again: Annotated[bool, typer.Option("--again", help="Make also what the ledger shows as done.")] = False,
     max_bytes_billed: Annotated[int | None, typer.Option(help="Refuse a run that reads more.")] = None,
     max_rejects: Annotated[float, typer.Option(help="Fraction of rows that may be impossible to score.")] = 0.0,
-    any_environment: Annotated[
-        bool, typer.Option("--any-environment", help="Accept other packages than those that trained the model.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    any_environment: AnyEnvironment = False,
+    as_json: Json = False,
 ) -> None:
     """Make the runs of past days: each its own slice, those that are done skipped, several at once.
 
@@ -75,17 +70,15 @@ def backfill(
 def _show(job: "PredictionJob", outcomes: "list[Outcome]", as_json: bool) -> None:
     from collections import Counter
 
-    from mlsys.cli import _json, _print, rows_table
-
     if as_json:
-        typer.echo(_json([vars(outcome) for outcome in outcomes]))
+        typer.echo(to_json([vars(outcome) for outcome in outcomes]))
         return
     import pandas as pd
 
     columns = ["as_of", "state", "model_version", "rows", "rejected", "seconds", "reason"]
     frame = pd.DataFrame([vars(outcome) for outcome in outcomes])[columns]
     frame["seconds"] = frame["seconds"].astype(float).round(1)
-    _print(rows_table(frame.astype({"rows": "Int64", "rejected": "Int64"})))
+    print_table(rows_table(frame.astype({"rows": "Int64", "rejected": "Int64"})))
     states = ", ".join(f"{count} {state}" for state, count in Counter(o.state for o in outcomes).items())
     typer.echo(f"{len(outcomes)} runs of {job.model_name} into {job.output_table}: {states}")
 

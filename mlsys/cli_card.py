@@ -5,12 +5,12 @@ from typing import Annotated
 
 import typer
 
-from mlsys.cli_registry import model_names
+from mlsys.cli_options import Model, Version
 
 
 def card(
-    model_name: Annotated[str, typer.Argument(help="Name of the model.", autocompletion=model_names)],
-    model_version: Annotated[str, typer.Argument(help="v1, v2, …, latest or an alias.")] = "latest",
+    model_name: Model,
+    model_version: Version = "latest",
     output: Annotated[
         Path | None, typer.Option(help="The file to write; default: <model>-<version>.html here.", dir_okay=False)
     ] = None,

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mlsys.cli_options import Json
 from mlsys.errors import SchemaError
+from mlsys.terminal import print_table, rows_table, to_json
 
 if TYPE_CHECKING:
     from mlsys.airflow.check import Finding
@@ -28,7 +30,7 @@ def check(
     folder: _Folder = Path("dags"),
     env: Annotated[list[str] | None, typer.Option(help="Only as this environment sees them; can be repeated.")] = None,
     python: Annotated[str, typer.Option(help="The Python of another Airflow.")] = sys.executable,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Parse the DAGs as Airflow does in each environment. Ends with 5 when one of them should not be deployed.
 
@@ -38,11 +40,10 @@ def check(
     [bold]Example:[/bold] mlsys dags check
     """
     from mlsys.airflow.check import check_dags, every_environment
-    from mlsys.cli import _json
 
     findings = check_dags(_found(folder), tuple(env or every_environment()), python=python)
     if as_json:
-        typer.echo(_json([vars(finding) for finding in findings]))
+        typer.echo(to_json([vars(finding) for finding in findings]))
     else:
         _show(findings)
     if any(finding.faults for finding in findings):
@@ -74,12 +75,10 @@ def _found(folder: Path) -> Path:
 def _show(findings: "list[Finding]") -> None:
     import pandas as pd
 
-    from mlsys.cli import _print, rows_table
-
     columns = ["environment", "file", "DAG", "schedule", "first parse", "parse", "empty file", "ok, or what is wrong"]
     rows = [
         (f.env, f.file, ", ".join(f.dags), ", ".join(f.schedules), f"{f.first_seconds:.1f} s",
          f"{1000 * f.seconds:.0f} ms", f"{1000 * f.empty_seconds:.0f} ms", "\n".join(f.faults) or "ok")
         for f in findings
     ]  # fmt: skip
-    _print(rows_table(pd.DataFrame(rows, columns=columns)))
+    print_table(rows_table(pd.DataFrame(rows, columns=columns)))

@@ -4,8 +4,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mlsys.cli_registry import complete_versions, model_names
+from mlsys.cli_options import Json, Model, Reason, Version
 from mlsys.errors import MlsysError
+from mlsys.terminal import facts_table, print_table, to_json
 
 if TYPE_CHECKING:
     from mlsys.models import Promotion
@@ -14,11 +15,6 @@ if TYPE_CHECKING:
 _PROD = "prod"
 _RUNS = 5
 _WORD = "production"  # as the workflow asks for it
-
-_Model = Annotated[str, typer.Argument(help="Name of the model.", autocompletion=model_names)]
-_Version = Annotated[str, typer.Argument(help="v1, v2, …, latest or an alias.", autocompletion=complete_versions)]
-_Reason = Annotated[str, typer.Option(help="Why, for those who will ask.")]
-_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def add_to(app: typer.Typer, models: typer.Typer) -> None:
@@ -64,8 +60,8 @@ def _targets(incomplete: str) -> list[str]:
 
 
 def promote(
-    model_name: _Model,
-    model_version: _Version,
+    model_name: Model,
+    model_version: Version,
     to: Annotated[
         str,
         typer.Option(
@@ -76,7 +72,7 @@ def promote(
     waive_gates: Annotated[bool, typer.Option("--waive-gates", help="Promote although a gate failed.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, print it, and stop.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """Copy a version to the next environment: verified, golden rows replayed, gates passed. Nothing is retrained.
 
@@ -112,7 +108,7 @@ def _ask(promotion: "Promotion") -> None:
         raise MlsysError(f"expected the word {_WORD}, got {word!r}: nothing was promoted")
 
 
-def retire(model_name: _Model, model_version: _Version, reason: _Reason, as_json: _Json = False) -> None:
+def retire(model_name: Model, model_version: Version, reason: Reason, as_json: Json = False) -> None:
     """Take a version out of use: nothing new begins with it, but past days can be run again.
 
     [bold]Example:[/bold] mlsys models retire titanic-survival v2 --reason 'trained on rows that were wrong'
@@ -122,7 +118,7 @@ def retire(model_name: _Model, model_version: _Version, reason: _Reason, as_json
     _say(retire_version(model_name, model_version, reason=reason).ref, "retired", as_json)
 
 
-def reinstate(model_name: _Model, model_version: _Version, reason: _Reason, as_json: _Json = False) -> None:
+def reinstate(model_name: Model, model_version: Version, reason: Reason, as_json: Json = False) -> None:
     """Take back the retirement of a version.
 
     [bold]Example:[/bold] mlsys models reinstate titanic-survival v2 --reason 'the rows were right after all'
@@ -132,17 +128,16 @@ def reinstate(model_name: _Model, model_version: _Version, reason: _Reason, as_j
     _say(reinstate_version(model_name, model_version, reason=reason).ref, "in use again", as_json)
 
 
-def sync(as_json: _Json = False) -> None:
+def sync(as_json: Json = False) -> None:
     """Register what is in this environment's bucket and not in the registry: upload events that were lost.
 
     [bold]Example:[/bold] mlsys models sync
     """
-    from mlsys.cli import _json
     from mlsys.registry import sync as sync_models
 
     synced = sync_models()
     if as_json:
-        typer.echo(_json(synced.as_dict()))
+        typer.echo(to_json(synced.as_dict()))
         return
     found = {
         "registered now": synced.registered,
@@ -156,28 +151,24 @@ def sync(as_json: _Json = False) -> None:
 
 
 def _say(ref: "ModelRef", state: str, as_json: bool) -> None:
-    from mlsys.cli import _json
-
     if as_json:
-        typer.echo(_json({"model_name": ref.name, "model_version": ref.version, "state": state}))
+        typer.echo(to_json({"model_name": ref.name, "model_version": ref.version, "state": state}))
     else:
         typer.echo(f"{ref} is {state}")
 
 
 def _show(promotion: "Promotion", as_json: bool) -> None:
-    from mlsys.cli import _json, _print, _two_columns
-
     if as_json:
-        typer.echo(_json(promotion.as_dict()))
+        typer.echo(to_json(promotion.as_dict()))
     else:
-        _print(_two_columns(f"{promotion.ref} from {promotion.source} to {promotion.target}", dict(promotion.lines())))
+        print_table(
+            facts_table(f"{promotion.ref} from {promotion.source} to {promotion.target}", dict(promotion.lines()))
+        )
 
 
 def _tell(promotion: "Promotion", as_json: bool) -> None:
-    from mlsys.cli import _json
-
     if as_json:
-        typer.echo(_json(promotion.as_dict()))
+        typer.echo(to_json(promotion.as_dict()))
         return
     since = f"{promotion.promoted:%Y-%m-%d %H:%M:%S} UTC"
     typer.echo(f"{promotion.ref} is in {promotion.target} since {since}, byte for byte as in {promotion.source}")

@@ -5,6 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mlsys.cli_options import AliasName, Json, Model, OneModel, Reason, alias_names, complete_versions
+from mlsys.terminal import Format, show_rows, to_json
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -25,67 +28,22 @@ def add_to(app: typer.Typer) -> None:
     app.command()(runs)
 
 
-def model_names(incomplete: str) -> list[str]:
-    """Complete a model's name from the registry; without one there is nothing to offer, and no error in a prompt."""
-    from mlsys.registry import list_versions
-
-    try:
-        return [name for name in list_versions()["model_name"].unique() if name.startswith(incomplete)]
-    except Exception:  # noqa: BLE001 - whatever it is, a shell that completes has no place to show it
-        return []
-
-
-def _alias_names(context: typer.Context, incomplete: str) -> list[str]:
-    return [name for name in sorted({"champion", "challenger", *_aliases(context)}) if name.startswith(incomplete)]
-
-
-def complete_versions(context: typer.Context, incomplete: str) -> list[str]:
-    """Complete a version of the model that was named before it, the latest first, or an alias of it."""
-    from mlsys.registry import list_versions
-
-    try:
-        versions = list(list_versions(_model_of(context))["model_version"])[::-1]
-    except Exception:  # noqa: BLE001 - as above
-        return []
-    return [name for name in [*versions, *_aliases(context)] if name.startswith(incomplete)]
-
-
-def _aliases(context: typer.Context) -> list[str]:
-    from mlsys.registry import aliases_of
-
-    try:
-        return list(aliases_of(_model_of(context)))
-    except Exception:  # noqa: BLE001 - as above
-        return []
-
-
-def _model_of(context: typer.Context) -> str:
-    # A line that ends in an option without its value is not parsed: the model is still among its arguments.
-    return context.params.get("model_name") or next(iter(context.args), "")
-
-
-_Model = Annotated[str, typer.Argument(help="Name of the model.", autocompletion=model_names)]
-_AliasName = Annotated[
-    str, typer.Argument(metavar="ALIAS", help="champion, challenger, …", autocompletion=_alias_names)
-]
-_Reason = Annotated[str, typer.Option(help="Why, for those who will ask.")]
 _Expected = Annotated[
     str | None,
     typer.Option("--expect", help="Only if it points to this version now; none: to no version.", metavar="VERSION"),
 ]
-_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @alias.command("set")
 def set_(
-    model_name: _Model,
-    alias_name: _AliasName,
+    model_name: Model,
+    alias_name: AliasName,
     model_version: Annotated[
         str, typer.Argument(help="v1, v2, …, latest, or another alias.", autocompletion=complete_versions)
     ],
-    reason: _Reason,
+    reason: Reason,
     expected: _Expected = None,
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """Let an alias point to a version. Of two people who move it at once, one is told.
 
@@ -99,7 +57,7 @@ def set_(
 
 @alias.command()
 def remove(
-    model_name: _Model, alias_name: _AliasName, reason: _Reason, expected: _Expected = None, as_json: _Json = False
+    model_name: Model, alias_name: AliasName, reason: Reason, expected: _Expected = None, as_json: Json = False
 ) -> None:
     """Let an alias point to no version any more. Its history stays.
 
@@ -113,9 +71,9 @@ def remove(
 
 @alias.command("list")
 def list_(
-    model_name: Annotated[str | None, typer.Argument(help="Only this model.", autocompletion=model_names)] = None,
+    model_name: OneModel = None,
     at: Annotated[datetime | None, typer.Option(help="What they pointed to at this moment, in UTC.")] = None,
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """List what each alias points to in this environment, since when, by whom and why.
 
@@ -130,13 +88,13 @@ def list_(
 
 
 def rollback(
-    model_name: _Model,
-    reason: _Reason,
+    model_name: Model,
+    reason: Reason,
     alias_name: Annotated[
-        str, typer.Option("--alias", help="The alias to move.", autocompletion=_alias_names)
+        str, typer.Option("--alias", help="The alias to move.", autocompletion=alias_names)
     ] = "champion",
     expected: _Expected = None,
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """Let the champion, or another alias, point to the version that it had before.
 
@@ -151,12 +109,12 @@ def rollback(
 
 
 def history(
-    model_name: _Model,
+    model_name: Model,
     alias_name: Annotated[
-        str | None, typer.Option("--alias", help="Only this alias.", autocompletion=_alias_names)
+        str | None, typer.Option("--alias", help="Only this alias.", autocompletion=alias_names)
     ] = None,
     last: Annotated[int, typer.Option(help="Print at most so many of the latest events.", min=1)] = 100,
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """Show what happened to a model in this environment: registrations, moves of aliases, promotions.
 
@@ -175,9 +133,9 @@ def history(
 
 
 def runs(
-    model_name: Annotated[str | None, typer.Argument(help="Only this model.", autocompletion=model_names)] = None,
+    model_name: OneModel = None,
     last: Annotated[int, typer.Option(help="Print at most so many of the latest.", min=1)] = 20,
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """Show the latest executions of prediction runs in this environment, and what became of them.
 
@@ -194,10 +152,8 @@ def runs(
 
 
 def _tell(move: "Move", model_name: str, alias_name: str, as_json: bool) -> None:
-    from mlsys.cli import _json
-
     if as_json:
-        typer.echo(_json({"model_name": model_name, "alias": alias_name, **vars(move)}))
+        typer.echo(to_json({"model_name": model_name, "alias": alias_name, **vars(move)}))
         return
     before = f" (before: {move.previous_version})" if move.previous_version else ""
     what = f"points to {move.model_version}" if move.model_version else "points to no version"
@@ -205,6 +161,4 @@ def _tell(move: "Move", model_name: str, alias_name: str, as_json: bool) -> None
 
 
 def _show(frame: "pd.DataFrame", as_json: bool) -> None:
-    from mlsys.cli import Format, show_rows
-
     show_rows(frame, Format.JSON if as_json else Format.TABLE, len(frame))

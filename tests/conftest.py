@@ -118,3 +118,19 @@ def bucket(storage_client) -> str:
 def model_name() -> str:
     """A model name that no other test uses."""
     return f"model-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def mlsys(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run the command in this process; return its exit code and what it printed."""
+    from mlsys.cli import main
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        code = 0
+        try:
+            main(list(arguments))
+        except SystemExit as exc:
+            code = int(exc.code or 0)
+        return code, *capsys.readouterr()
+
+    return run

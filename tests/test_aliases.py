@@ -16,7 +16,6 @@ from sklearn.linear_model import LinearRegression
 
 from mlsys import clients, registry
 from mlsys.bq import bq_get, bq_put
-from mlsys.cli import main
 from mlsys.errors import ConflictError, InvalidNameError, ModelRefError, NotFoundError
 from mlsys.local import attach
 from mlsys.local.faults import Fault
@@ -481,21 +480,6 @@ def test_views_are_made_described_and_replaced_when_their_sql_changes(settings, 
         client.query_and_wait(f"SELECT * FROM {registry_table(project, name).sql} LIMIT 1")
         assert len(view.description) > 50
         assert "--" not in view.description
-
-
-@pytest.fixture
-def mlsys(capsys):
-    """Run the command in this process; return its exit code and what it printed."""
-
-    def run(*arguments):
-        code = 0
-        try:
-            main(list(arguments))
-        except SystemExit as exc:
-            code = int(exc.code or 0)
-        return code, *capsys.readouterr()
-
-    return run
 
 
 def test_commands_print_a_line_or_json(model, mlsys):

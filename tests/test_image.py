@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from mlsys.serve.server import Variables
 from mlsys.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -165,3 +166,9 @@ def test_the_code_imports_only_what_the_image_has(installed):
     assert {
         (str(file.relative_to(ROOT)), name) for file in ours for name in imports(file) if not normal[name] & installed
     } == set()
+
+
+def test_the_service_can_be_reached_from_outside_of_its_container_alone():
+    """Cloud Run asks for all interfaces; on a laptop, what is served stays there."""
+    assert "SERVE_HOST=0.0.0.0" in DOCKERFILE
+    assert Variables.model_fields["serve_host"].default == "127.0.0.1"

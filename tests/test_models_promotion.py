@@ -20,7 +20,6 @@ from sklearn import metrics
 from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LinearRegression, LogisticRegression
 
-from mlsys.cli import main
 from mlsys.errors import (
     AlreadyExistsError,
     ConflictError,
@@ -248,6 +247,19 @@ def test_interrupted_promotion_of_a_champion_can_be_finished(model_name, project
     assert events(model_name, "staging")[-1] == "promoted"
 
 
+def test_copied_version_without_a_record_goes_no_further(model_name, monkeypatch):
+    """Staging has it, but the promotion there was cut off before anybody said that it was proven."""
+    save(model_name, good())
+    with monkeypatch.context() as patch:
+        patch.setattr(promotion, "_record", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            promote(model_name, "v1", "staging", reason="r")
+    with pytest.raises(ConflictError, match=r"came to staging from dev, but no promotion is on record: finish it by"):
+        promote(model_name, "v1", "prod", reason="r")
+    promote(model_name, "v1", "staging", reason="r")
+    promote(model_name, "v1", "prod", reason="r")
+
+
 def test_gates_are_looked_for_in_the_project(tmp_path, monkeypatch):
     """From a folder below it too; outside of one, nothing is promoted ungated."""
     (tmp_path / "pyproject.toml").write_text("[tool.mlsys.gates.m]\nminimum = { accuracy = 0.5 }")
@@ -353,7 +365,7 @@ def test_champion_that_cannot_score_the_rows_stops_the_gate(model_name, project)
     set_alias(model_name, "champion", "v1", reason="r", settings=at("staging"))
     narrow = LogisticRegression().fit(X[["x"]][TRAIN], Y[TRAIN])
     save_model(narrow, model_name, X[["x"]][TRAIN], settings=at("dev"), holdout=(X[["x"]][TEST], Y[TEST]))
-    with pytest.raises(GateError, match=r"better than the champion failed: it cannot be compared: .*z"):
+    with pytest.raises(GateError, match=r"better accuracy than the champion failed: it cannot be compared: .*z"):
         promote(model_name, "v2", "staging", reason="r")
 
 
@@ -501,21 +513,6 @@ def test_killed_promotions_go_on(model_name):
 
 
 # The command
-
-
-@pytest.fixture
-def mlsys(capsys):
-    """Run the command in this process; return its exit code and what it printed."""
-
-    def run(*arguments):
-        code = 0
-        try:
-            main(list(arguments))
-        except SystemExit as exc:
-            code = int(exc.code or 0)
-        return code, *capsys.readouterr()
-
-    return run
 
 
 def test_production_takes_its_word(model_name, mlsys, monkeypatch):

@@ -615,6 +615,7 @@ def test_skops_models_are_saved_verified_and_loaded(model_name, estimator):
     saved = save_model(estimator.fit(frame, [0, 1] * 20), model_name, frame, format="skops")
     loaded = load_model(model_name)
     assert [artifact.file for artifact in saved.manifest.artifacts] == [SKOPS_FILE]
+    assert "skops" in saved.manifest.packages
     table = pa.Table.from_pandas(frame)
     assert loaded.predict(table).equals(saved.predict(table))
     assert verify_model(model_name).ok

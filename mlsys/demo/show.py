@@ -6,12 +6,13 @@ from contextlib import contextmanager
 
 from rich.console import Console
 
-from mlsys.cli import describe_run, rows_table
+from mlsys.cli import describe_run
 from mlsys.demo import titanic
 from mlsys.errors import SettingsError
 from mlsys.names import registry_table
 from mlsys.registry import list_versions
 from mlsys.settings import Environment, get_settings
+from mlsys.terminal import rows_table
 from scripts.predict import pull_predict_push
 
 _console = Console()

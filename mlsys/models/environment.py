@@ -31,12 +31,12 @@ def python_version() -> str:
     return platform.python_version()
 
 
-def packages(estimator: Any) -> dict[str, str]:
-    """Return the installed versions of the packages that ``estimator`` needs."""
+def packages(estimator: Any, *others: str) -> dict[str, str]:
+    """Return the installed versions of the packages that ``estimator`` needs, and of ``others``."""
     modules = {type(part).__module__.partition(".")[0] for part in _parts(estimator)}
-    others = modules - {"sklearn", *_BASE}
-    by_module = metadata.packages_distributions() if others else {}  # reads all that is installed: half a second
-    names = {*_BASE, *(name for module in others for name in by_module.get(module, []))}
+    unknown = modules - {"sklearn", *_BASE}
+    by_module = metadata.packages_distributions() if unknown else {}  # reads all that is installed: half a second
+    names = {*_BASE, *others, *(name for module in unknown for name in by_module.get(module, []))}
     return {name: metadata.version(name) for name in sorted(names)}
 
 

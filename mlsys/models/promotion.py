@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlsys import clients
 from mlsys.errors import (
+    AccessError,
     AlreadyExistsError,
     ConflictError,
     EnvironmentMismatchError,
@@ -34,7 +35,7 @@ from mlsys.models.store import estimator_in, load_model, registered_manifest, ve
 from mlsys.names import HOLDOUT_FILE, MANIFEST_FILE, ModelRef
 from mlsys.registry.aliases import CHAMPION
 from mlsys.registry.events import find_events, record_event
-from mlsys.registry.lookup import aliases_of, find_version, registration_of, wait_for_version
+from mlsys.registry.lookup import aliases_of, find_version, registered_columns, registration_of, wait_for_version
 from mlsys.settings import Environment, Settings, get_settings
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def check_promotion(
     NotFoundError
         The environment before ``to`` has no such version.
     ConflictError
-        The version is retired.
+        The version is retired, or its own promotion to the environment before ``to`` was not finished.
     AlreadyExistsError
         ``to`` has another version under this number.
     VerificationError, EnvironmentMismatchError
@@ -125,12 +126,13 @@ def check_promotion(
     found = find_version(model_name, model_version, settings=here)
     if found.retired:
         raise ConflictError(f"{found.ref} is retired in {here.env}: `mlsys models reinstate` takes it back")
+    _check_recorded(found.ref, here)
     client = clients.storage_client(here)
     manifest = registered_manifest(found, here, client)
     promotion = Promotion(found.ref, here.env, there.env, found.manifest_sha256, manifest)
     if done := _promoted(promotion, there):
         return replace(promotion, promoted=done)
-    files = tuple(_stats(promotion, here, client))
+    files = _stats(promotion, here, client)
     with tempfile.TemporaryDirectory() as folder:
         verdicts = tuple(_prove(manifest, Path(folder), here, there, client))
     return replace(promotion, files=files, verdicts=verdicts)
@@ -219,6 +221,16 @@ def _ends(to: str | Environment, settings: Settings) -> tuple[Settings, Settings
     return here, there
 
 
+def _check_recorded(ref: ModelRef, here: Settings) -> None:
+    """Refuse a version that was copied from elsewhere without a record: nobody said that it was proven."""
+    came_from = registered_columns(ref, ["promoted_from"], settings=here)["promoted_from"]
+    if isinstance(came_from, str) and find_events("promoted", ref, settings=here).empty:
+        raise ConflictError(
+            f"{ref} came to {here.env} from {came_from}, but no promotion is on record: finish it by `mlsys promote"
+            f" {ref.name} {ref.version} --to {here.env}`"
+        )
+
+
 def _promoted(promotion: Promotion, there: Settings) -> datetime | None:
     """Return when the version was promoted; refuse another one in its place."""
     found = registration_of(promotion.ref, settings=there)
@@ -233,13 +245,15 @@ def _promoted(promotion: Promotion, there: Settings) -> datetime | None:
     return None if events.empty else events["event_timestamp"].iloc[0].to_pydatetime()
 
 
-def _stats(promotion: Promotion, here: Settings, client: "StorageClient") -> Iterator[StoredObject]:
-    for file in [*(artifact.file for artifact in promotion.manifest.artifacts), MANIFEST_FILE]:
-        found = gcs_stat(here.model_bucket(), promotion.ref.blob_path(file), client=client)
-        yield found
-    # Of the very generation that is copied: the manifest could have been replaced since it was read.
-    path, generation = promotion.ref.blob_path(MANIFEST_FILE), found.generation
-    gcs_get_bytes(here.model_bucket(), path, generation=generation, sha256=promotion.manifest_sha256, client=client)
+def _stats(promotion: Promotion, here: Settings, client: "StorageClient") -> tuple[StoredObject, ...]:
+    """Return the files as they are in the source's bucket, the manifest last: what is copied is these generations."""
+    bucket, ref = here.model_bucket(), promotion.ref
+    names = [*(artifact.file for artifact in promotion.manifest.artifacts), MANIFEST_FILE]
+    files = tuple(gcs_stat(bucket, ref.blob_path(name), client=client) for name in names)
+    # The manifest could have been replaced since it was read.
+    path, generation = ref.blob_path(MANIFEST_FILE), files[-1].generation
+    gcs_get_bytes(bucket, path, generation=generation, sha256=promotion.manifest_sha256, client=client)
+    return files
 
 
 def _prove(
@@ -256,8 +270,11 @@ def _prove(
     measured = measure(model, holdout) if holdout.exists() else {}
     try:
         champion = _champion_on(holdout, manifest.ref, there) if gates.beats_champion else ""
+    except AccessError:
+        raise  # about the caller, not about the version
     except (MlsysError, TypeError, ValueError) as exc:
-        yield Verdict("better than the champion", False, f"it cannot be compared: {' '.join(str(exc).split())}")
+        gate = f"better {gates.beats_champion} than the champion"
+        yield Verdict(gate, False, f"it cannot be compared: {' '.join(str(exc).split())}")
         gates, champion = gates.model_copy(update={"beats_champion": None}), ""
     yield from judge(gates, manifest.metrics, measured, champion)
 

@@ -147,7 +147,7 @@ def save_model(
             training_query=training_query,
             training_rows=len(frame),
             python_version=environment.python_version(),
-            packages=environment.packages(estimator),
+            packages=environment.packages(estimator, *(["skops"] if format == "skops" else [])),
             globals=needed,
             golden_rows=_golden_rows(estimator, signature, frame),
             profile=profile(frame),

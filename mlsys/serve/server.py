@@ -14,7 +14,7 @@ from mlsys.errors import SettingsError
 from mlsys.names import LATEST, as_version, check_model_name
 from mlsys.serve.resident import Resident, load_proven
 from mlsys.serve.service import Service, refuse
-from mlsys.settings import Environment, get_settings
+from mlsys.settings import get_settings
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +28,7 @@ class Variables(BaseSettings):
 
     model_name: str = ""
     model_version: str = LATEST
+    serve_host: str = "127.0.0.1"  # the image says all interfaces, as Cloud Run asks
     port: Annotated[int, Field(ge=1, le=65535)] = 8080
     aip_http_port: Annotated[int, Field(ge=1, le=65535)] | None = None
     aip_predict_route: _Route = ""
@@ -73,13 +74,13 @@ def serve(source: str, target: str) -> None:
     from werkzeug.exceptions import HTTPException
 
     logs.configure("json" if "K_SERVICE" in os.environ else "text", logging.INFO)
-    variables, settings = read_variables(), get_settings()
+    variables = read_variables()
+    get_settings()  # what cannot be used ends the process here, in one line
     logs.bind(model_name=variables.model_name)
     app = create_app(target, source, "http")
     app.register_error_handler(HTTPException, refuse)  # of what never reaches the target: /favicon.ico
-    host = "127.0.0.1" if settings.env is Environment.LOCAL else "0.0.0.0"  # noqa: S104 - Cloud Run asks for all
     logger.info("serving %s %s", variables.model_name, variables.model_version)
-    create_server(app, debug=False, **_OPTIONS).run(host, variables.aip_http_port or variables.port)
+    create_server(app, debug=False, **_OPTIONS).run(variables.serve_host, variables.aip_http_port or variables.port)
 
 
 class _Log(Logger):

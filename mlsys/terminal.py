@@ -1,0 +1,98 @@
+"""What commands print: rows and facts as tables for a person, and JSON or CSV for a program."""
+
+import json
+from datetime import datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Format(StrEnum):
+    """How rows are printed."""
+
+    TABLE = "table"
+    CSV = "csv"
+    JSON = "json"
+
+
+def facts_table(title: str, rows: dict[str, str]) -> Any:
+    """Return headings and what is said about each, as a table for the terminal."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, show_header=False, title_justify="left")
+    for name, value in rows.items():
+        table.add_row(name, Text(value))  # Text: what an author wrote is no markup
+    return table
+
+
+def show_rows(frame: "pd.DataFrame", output: Format, max_rows: int) -> None:
+    """Print the first rows of a frame; say on stderr when there are more."""
+    if len(frame) > max_rows:
+        typer.echo(f"only the first {max_rows:,} rows are shown: raise --max-rows for more", err=True)
+    shown = frame.head(max_rows)
+    if output is Format.CSV:
+        typer.echo(shown.to_csv(index=False), nl=False)
+    elif output is Format.JSON:
+        typer.echo(to_json([{k: _plain(v) for k, v in row.items()} for row in shown.to_dict("records")]))
+    else:
+        print_table(rows_table(shown))
+
+
+def rows_table(frame: "pd.DataFrame") -> Any:
+    """Return a frame as a table for the terminal: numbers to the right, NULL for what is missing."""
+    from pandas.api.types import is_bool_dtype, is_numeric_dtype
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in frame.columns:
+        numeric = is_numeric_dtype(frame[name]) and not is_bool_dtype(frame[name])
+        table.add_column(Text(str(name)), justify="right" if numeric else "left", overflow="fold")
+    missing = frame.isna().to_numpy()
+    for row, gaps in zip(frame.itertuples(index=False), missing, strict=True):
+        table.add_row(*(Text("NULL", style="dim") if gap else Text(_cell(v)) for v, gap in zip(row, gaps, strict=True)))
+    return table
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, datetime):
+        return value.isoformat(sep=" ", timespec="milliseconds" if value.microsecond else "seconds").replace(
+            "+00:00", " UTC"
+        )
+    return str(value)
+
+
+def _plain(value: Any) -> Any:
+    """Return a cell as JSON can say it: lists as lists, NULL and NaN as null, infinities as text."""
+    import pandas as pd
+
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if pd.isna(value):
+        return None
+    return str(value) if isinstance(value, float) and abs(value) == float("inf") else value
+
+
+def print_table(renderable: Any) -> None:
+    """Print a table of rich's to standard output."""
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=200)  # a pipe has no width: don't fold what a program will read
+    console.print(renderable)
+
+
+def to_json(value: Any) -> str:
+    """Return a value as indented JSON; what JSON cannot say is said as text."""
+    return json.dumps(value, indent=2, default=str, ensure_ascii=False)

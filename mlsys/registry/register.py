@@ -191,8 +191,8 @@ def _merge(row: dict[str, Any], project: str, client: "BigQueryClient") -> None:
     job_labels = labels(env=row["environment"], model=row["model_name"], model_version=row["model_version"])
     config = bigquery.QueryJobConfig(query_parameters=parameters, labels=job_labels)
     # Not for ten minutes: a repeated request is the same job, failed as it was. The event comes again, for another one.
-    retry = DEFAULT_RETRY.with_timeout(_PATIENCE_S)
-    client.query_and_wait(files.sql("register_model", project), job_config=config, retry=retry, job_retry=None)
+    retry, sql = DEFAULT_RETRY.with_timeout(_PATIENCE_S), files.sql("register_model", project)
+    client.query_and_wait(sql, job_config=config, retry=retry, job_retry=None)  # type: ignore[arg-type] # None is no retry
 
 
 def _numbers_as_text(text: str) -> str:

@@ -28,10 +28,12 @@ RUN --mount=type=cache,target=/var/cache/uv \
     uv pip install --no-deps --target /app/lib .
 
 FROM ${RUNTIME_IMAGE} AS runtime
+# Two arenas: with one for each of gRPC's threads, glibc keeps 60 MB more the longer a run is.
 ENV PATH=/app/.venv/bin:/app/lib/bin:$PATH \
     PYTHONPATH=/app/lib \
     PYTHONSAFEPATH=1 \
     PYTHONUNBUFFERED=1 \
+    MALLOC_ARENA_MAX=2 \
     SERVE_HOST=0.0.0.0
 # All of it belongs to root: the job cannot change its own code.
 COPY --from=dependencies /app/.venv /app/.venv

@@ -3,7 +3,7 @@
 Cloud Run runs this file; the DAG passes each argument as an environment variable. See ``scripts/README.md``.
 """
 
-from mlsys.predict import Part, PredictionJob, RunRecord, add_metadata, open_run, score
+from mlsys.predict import Part, PredictionJob, RunRecord, open_run, score
 
 
 def pull_predict_push(job: PredictionJob) -> RunRecord:
@@ -16,13 +16,13 @@ def pull_predict_push(job: PredictionJob) -> RunRecord:
     """
     with open_run(job) as run:  # pins the rows in BigQuery, and loads the verified model from Cloud Storage
         run.share_out(predict_part)  # over this task's processes
-    return run.record  # all rows became visible at once, when the last task was done
+        run.push()  # adds the metadata; all rows become visible at once, when the last task is done
+    return run.record
 
 
 def predict_part(part: Part) -> None:
-    """Score some of the rows."""
-    scored = (score(part.model, rows, part.id_columns, max_rejects=part.max_rejects) for rows in part.rows)
-    part.load(add_metadata(batch, part.stamp) for batch in scored)  # pushed to BigQuery, not visible yet
+    """Score some of the rows; what comes of it waits in a staging table in BigQuery."""
+    part.load(score(part.model, rows, part.id_columns, max_rejects=part.max_rejects) for rows in part.rows)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from mlsys.bq import bq_get, bq_put
+from mlsys.bq import bq_get, bq_get_batches, bq_put
 from mlsys.errors import (
     AccessError,
     InterruptedRunError,
@@ -30,8 +30,9 @@ from mlsys.errors import (
 from mlsys.gcs import gcs_list, gcs_put
 from mlsys.local.faults import Fault
 from mlsys.models import save_model
-from mlsys.names import run_prefix
+from mlsys.names import rejects_table, run_prefix
 from mlsys.predict import PredictionJob, check, look_at_input, open_run
+from mlsys.predict.metadata import METADATA
 from mlsys.registry import set_alias
 from mlsys.registry.runs import list_runs
 from scripts.predict import predict_part, pull_predict_push
@@ -100,6 +101,40 @@ def test_tasks_share_the_rows_and_the_last_one_publishes(job, cloud_run):
     assert (entry["state"], entry["tasks"], entry["scored_rows"], entry["attempt"]) == ("succeeded", 4, COUNT, 0)
 
 
+def test_every_row_and_every_reject_says_where_it_comes_from(job):
+    """The metadata that is written is the run's, in columns that can have no NULL."""
+    bq_put(ROWS.assign(x=ROWS["x"].mask(ROWS["id"] < 2)), job.source, "WRITE_TRUNCATE")
+    record = pull_predict_push(dataclasses.replace(job, max_rejects=0.01))
+    for table, count in ((job.output_table, COUNT - 2), (rejects_table(job.output_table), 2)):
+        found = bq_get(f"SELECT {', '.join(METADATA.names)} FROM `{table}`")
+        assert len(found) == count
+        assert found.drop_duplicates().to_dict("records") == [{name: getattr(record, name) for name in METADATA.names}]
+        types = bq_get_batches(f"{table}", columns=METADATA.names).schema
+        assert [(f.name, f.type) for f in types] == [(f.name, f.type) for f in METADATA]
+
+
+@pytest.mark.parametrize("what", ["table", "query"])
+def test_rows_that_do_not_arrive_are_missed(job, twin, what):
+    """A stream that ends too early, and says that all is well, is not believed; the next run has every row."""
+    if what == "query":
+        job = dataclasses.replace(job, source=f"SELECT * FROM `{job.source}`")
+    twin.faults.add(Fault("bigqueryread.ReadRows", "stream", grpc_status="OK", after_rows=COUNT - 1, times=None))
+    with pytest.raises(InterruptedRunError, match="the input has 400, 399 were read, 399 scored"):
+        pull_predict_push(job)
+    twin.faults.clear()
+    assert rows(job).empty
+    assert ledger(job)[0]["state"] == "failed"
+    assert pull_predict_push(job).rows == COUNT
+
+
+def test_a_run_that_was_not_pushed_is_refused(job):
+    """Or a script that forgets it would end well with nothing published."""
+    with pytest.raises(InterruptedRunError, match=r"not pushed: call run.push\(\)"), open_run(job) as run:
+        run.share_out(predict_part)
+    assert rows(job).empty
+    assert ledger(job)[0]["state"] == "failed"
+
+
 def test_more_tasks_than_rows(job, cloud_run):
     """Those without rows have nothing to do, and say so."""
     bq_put(ROWS.head(2), job.source, "WRITE_TRUNCATE")
@@ -131,6 +166,7 @@ def test_a_task_that_is_started_again_goes_on_where_it_was(job, cloud_run, twin)
 
     with cloud_run(attempt=1), open_run(job) as run:
         run.share_out(counting)
+        run.push()
     assert len(scored) == 4 + (COUNT // 50 - 3)
     assert rows(job)["id"].tolist() == list(range(COUNT))
     (entry,) = ledger(job)
@@ -157,6 +193,7 @@ def test_an_older_execution_does_not_overwrite_a_newer_one(job, cloud_run):
         bq_put(ROWS.head(7), job.source, "WRITE_TRUNCATE")
         with cloud_run("new"):
             newer = pull_predict_push(job)
+        run.push()
     assert rows(job)["id"].tolist() == list(range(7))
     assert rows(job)["prediction_timestamp"].unique() == [newer.prediction_timestamp]
     assert {e["execution"]: e["reason"] for e in ledger(job)} == {
@@ -242,6 +279,7 @@ def test_rejects_of_an_older_execution_do_not_stand_beside_newer_rows(job, cloud
         bq_put(ROWS, job.source, "WRITE_TRUNCATE")
         with cloud_run("new"):
             assert pull_predict_push(tolerant).rejected == 0
+        run.push()
     assert not run.record.published
     assert len(rows(job)) == COUNT
     assert bq_get(f"{job.output_table}_rejects").empty

@@ -25,8 +25,8 @@ from mlsys.errors import RejectedRowsError, SchemaError
 from mlsys.manifest import Artifact, GoldenRows, Manifest
 from mlsys.models.model import Model, describe
 from mlsys.models.signature import infer_inputs
-from mlsys.predict import Scored, add_metadata, score
-from mlsys.predict.scoring import METADATA, Stamp, output_schemas
+from mlsys.predict import Scored, score
+from mlsys.predict.scoring import scored_schemas
 
 RNG = np.random.default_rng(0)
 FRAME = pd.DataFrame(
@@ -39,7 +39,6 @@ FRAME = pd.DataFrame(
 NUMBERS = FRAME[["x", "y"]]
 BINARY = (FRAME["x"] + FRAME["y"] > 0).to_numpy()
 THREE = np.array(["no", "maybe", "yes"])[np.digitize(FRAME["x"], [-0.5, 0.5])]
-STAMP = Stamp("m", "v1", datetime(2026, 2, 1, tzinfo=UTC), "run", datetime(2026, 1, 31, tzinfo=UTC))
 
 
 def model_of(estimator, frame, container="dataframe"):
@@ -237,21 +236,12 @@ def test_lack_of_memory_is_no_fault_of_a_row():
 def test_empty_batch_has_the_columns_of_a_full_one():
     """No rows is an answer, and a model is not asked."""
     model = model_of(LogisticRegression().fit(NUMBERS, THREE), NUMBERS)
-    empty, full = (add_metadata(score(model, batch(NUMBERS.head(n)), ["id"]), STAMP) for n in (0, 3))
+    empty, full = (score(model, batch(NUMBERS.head(n)), ["id"]) for n in (0, 3))
     assert empty.predictions.schema == full.predictions.schema
     assert empty.rejects.schema == full.rejects.schema
     assert (empty.predictions.num_rows, empty.rejects.num_rows) == (0, 0)
-    predictions, rejects = output_schemas(model, batch(NUMBERS).schema, ["id"])
+    predictions, rejects = scored_schemas(model, batch(NUMBERS).schema, ["id"])
     assert (predictions.names, rejects.names) == (full.predictions.column_names, full.rejects.column_names)
-
-
-def test_metadata_is_in_every_row():
-    """Of predictions and rejects, in the types of the output table."""
-    scored = add_metadata(score(picky(dislikes=(1.0,)), numbers(3), ["id"]), STAMP)
-    for table in (scored.predictions, scored.rejects):
-        assert table.schema.names[-len(METADATA) :] == METADATA.names
-        assert table.to_pylist()[0].items() >= vars(STAMP).items()
-    assert [scored.predictions.schema.field(f.name).type for f in METADATA] == [f.type for f in METADATA]
 
 
 def test_thousands_of_columns():
@@ -448,9 +438,9 @@ def test_scoring_is_a_hook_for_batches_of_any_engine():
     model = model_of(estimator, FRAME)
     source = pa.Table.from_batches([batch(FRAME)]).combine_chunks()
     reader = pa.RecordBatchReader.from_batches(source.schema, source.to_batches(max_chunksize=7))
-    scored = (add_metadata(score(model, rows, ["id"]), STAMP).predictions for rows in reader)
+    scored = (score(model, rows, ["id"]).predictions for rows in reader)
     table = pa.concat_tables(scored)
     assert table["id"].to_pylist() == list(range(80))
     assert table["prediction"].to_pylist() == estimator.predict(FRAME).tolist()
-    assert table.schema.names == [*output_schemas(model, source.schema, ["id"])[0].names]
+    assert table.schema.names == [*scored_schemas(model, source.schema, ["id"])[0].names]
     assert isinstance(score(model, batch(FRAME), ["id"]), Scored)

@@ -44,7 +44,7 @@ from mlsys.errors import SchemaError, SettingsError
 from mlsys.manifest import InputField
 from mlsys.models import load_model, save_model
 from mlsys.predict import PredictionJob, score
-from mlsys.predict.scoring import METADATA
+from mlsys.predict.metadata import METADATA
 from mlsys.serve import Resident, read_instances, to_batch
 from mlsys.serve.instances import MAX_INSTANCES, WANTED
 from mlsys.serve.server import get_service, read_variables

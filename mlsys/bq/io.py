@@ -10,7 +10,7 @@ import re
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -207,7 +207,8 @@ def bq_pin(
         source = _source(client, path or query, parameters, columns, None, max_bytes_billed, labels, job_id)
         if source.table is None:  # a statement that returns no rows is no query with an empty result
             raise QueryError(f"only a query's rows can be read, got {_shorten(query)}")
-        return PinnedRows.open(source, read_client or _read_client(), client.project, streams, rows_a_stream)
+        rows = PinnedRows.open(source, read_client or _read_client(), client.project, streams, rows_a_stream)
+        return rows if rows.exact else replace(rows, exact=_is_unchanged(client, source, rows.total_rows))
 
 
 def bq_dry_run(
@@ -382,10 +383,24 @@ def _source(
         if table.table_type in ("TABLE", "SNAPSHOT", "CLONE"):
             if max_bytes_billed is not None and (table.num_bytes or 0) > max_bytes_billed:
                 raise over_the_cap(table.num_bytes, max_bytes_billed)
-            return Source(query, table.schema, estimated_rows=table.num_rows, max_rows=max_rows, columns=columns)
+            return Source(
+                query,
+                table.schema,
+                estimated_rows=table.num_rows,
+                changed=table.modified,
+                max_rows=max_rows,
+                columns=columns,
+            )
         query = _all_rows(query)  # a view has no rows of its own
     job = run_query(client, query, _query_config(parameters, max_bytes_billed, labels), job_id)
     return _result_of(client, job, query, columns, max_rows)
+
+
+def _is_unchanged(client: bigquery.Client, source: Source, rows: int) -> bool:
+    """Say whether a table had exactly ``rows`` rows all the while since it was looked up for ``source``."""
+    table = get_table(client, str(source.table))
+    unchanged = (table.modified, table.num_rows) == (source.changed, source.estimated_rows)
+    return unchanged and rows == table.num_rows and table.streaming_buffer is None
 
 
 def _result_of(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -43,6 +44,7 @@ class Source:
     fields: Sequence[SchemaField]
     total_rows: int | None = None  # None: not known before the session is there
     estimated_rows: int | None = None
+    changed: datetime | None = None  # when a table was changed last
     ordered: bool = False
     max_rows: int | None = None
     columns: Sequence[str] | None = None

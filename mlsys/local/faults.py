@@ -30,8 +30,9 @@ class Fault:
         ``error`` answers ``status`` instead of working; ``error_after`` works, then answers ``status``; ``reset`` and
         ``reset_after`` cut the connection before or after the work; ``slow`` only waits; ``truncate`` and ``corrupt``
         damage the body; ``job_error`` lets a BigQuery job end in ``backendError``; ``stream`` breaks a read stream
-        with gRPC status ``grpc_status``; ``kill`` ends an attempt at a Cloud Run task (``run.tasks.attempt``) with
-        SIGKILL, ``delay_s`` after its start. A read stream breaks, or is slow, after its first ``after_rows`` rows.
+        with gRPC status ``grpc_status`` (``OK``: it just ends); ``kill`` ends an attempt at a Cloud Run task
+        (``run.tasks.attempt``) with SIGKILL, ``delay_s`` after its start. A read stream breaks, or is slow, after its
+        first ``after_rows`` rows.
     times
         How many calls suffer it, after ``skip`` calls that do not. None for no end.
     chance

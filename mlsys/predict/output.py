@@ -17,7 +17,8 @@ from mlsys.errors import SchemaError
 from mlsys.models.model import PREDICTION, PROBABILITY
 from mlsys.models.signature import bigquery_type
 from mlsys.names import TableId
-from mlsys.predict.scoring import REASON, Stamp
+from mlsys.predict.metadata import METADATA, Metadata, with_metadata
+from mlsys.predict.scoring import REASON
 
 if TYPE_CHECKING:
     from google.cloud.bigquery import Client as BigQueryClient
@@ -58,10 +59,13 @@ def fields(schema: pa.Schema) -> "list[SchemaField]":
 
 
 def create(client: "BigQueryClient", target: TableId, schema: pa.Schema, labels: dict[str, str]) -> None:
-    """Create the output table unless it is there: partitioned by day, clustered by model, every column described."""
+    """Create the table unless it is there, for rows of ``schema`` and their metadata.
+
+    It is partitioned by day and clustered by model, and every column is described.
+    """
     from google.cloud import bigquery
 
-    table = bigquery.Table(str(target), schema=fields(schema))
+    table = bigquery.Table(str(target), schema=fields(with_metadata(schema)))
     table.description = _REJECTS_DESCRIPTION if REASON in schema else _TABLE_DESCRIPTION
     table.labels = {"managed_by": labels["managed_by"], "env": labels["env"]}
     table.time_partitioning = bigquery.TimePartitioning(bigquery.TimePartitioningType.DAY, field=_PARTITIONED_BY)
@@ -91,7 +95,7 @@ def drop_staging(client: "BigQueryClient", staging: TableId) -> None:
 
 
 def check(client: "BigQueryClient", target: TableId, schema: pa.Schema) -> bool:
-    """Say whether the table is there; raise `SchemaError` when it cannot take these columns."""
+    """Say whether the table is there; raise `SchemaError` when it cannot take these columns and the metadata."""
     from google.api_core.exceptions import NotFound
 
     try:
@@ -103,7 +107,7 @@ def check(client: "BigQueryClient", target: TableId, schema: pa.Schema) -> bool:
     if table.table_type != "TABLE":
         raise SchemaError(f"output {target} is a {table.table_type}, whose rows cannot be replaced: name a table")
     there = {field.name.lower(): field for field in table.schema}
-    wanted = {field.name.lower(): field for field in fields(schema)}
+    wanted = {field.name.lower(): field for field in fields(with_metadata(schema))}
     faults = [f"it has no column {name}" for name in wanted if name not in there]
     faults += [
         f"{name} is {describe(there[name])}, the predictions have {describe(field)}"
@@ -123,12 +127,14 @@ def replace_slice(
     target: TableId,
     staging: TableId,
     columns: Sequence[str],
-    stamp: Stamp,
+    metadata: Metadata,
     token: str,
     written_before: Callable[[], Iterable[datetime]],
     labels: dict[str, str],
 ) -> bool:
-    """Replace the run's rows by those of the staging table, in one atomic statement, once for each ``token``.
+    """Replace the run's rows by those of the staging table and ``metadata``, in one atomic statement.
+
+    It happens once for each ``token``.
 
     Executions of one run take turns, so that each finds the rows of the others: two statements that only insert would
     not see each other in BigQuery. The rows to be replaced have the timestamp of an earlier execution; asking for just
@@ -136,6 +142,8 @@ def replace_slice(
 
     Parameters
     ----------
+    columns
+        Those of the staging table.
     written_before
         Returns the timestamps that the run's rows may have, asked for when no other execution is publishing.
 
@@ -148,13 +156,13 @@ def replace_slice(
 
     def statement(earlier: list[bigquery.QueryJob]) -> tuple[str, list]:
         published = [_micros_to_datetime(job.labels["stamp"]) for job in earlier]
-        if any(moment > stamp.prediction_timestamp for moment in published):
+        if any(moment > metadata.prediction_timestamp for moment in published):
             raise _Overtaken
-        moments = sorted({stamp.prediction_timestamp, *published, *written_before()})
-        return _merge(target, staging, columns, len(moments)), _parameters(stamp, moments)
+        moments = sorted({metadata.prediction_timestamp, *published, *written_before()})
+        return _merge(target, staging, columns, len(moments)), _parameters(metadata, moments)
 
-    key = hashlib.sha256(f"{target}\n{stamp.run_id}".encode()).hexdigest()[:32]
-    micros = str(_micros(stamp.prediction_timestamp))
+    key = hashlib.sha256(f"{target}\n{metadata.run_id}".encode()).hexdigest()[:32]
+    micros = str(_micros(metadata.prediction_timestamp))
     config = bigquery.QueryJobConfig(labels=labels | {"stamp": micros})
     try:
         with explained(client, writes=target):
@@ -169,8 +177,8 @@ class _Overtaken(Exception):  # noqa: N818 - a signal to the caller above, never
 
 
 def _merge(target: TableId, staging: TableId, columns: Sequence[str], moments: int) -> str:
-    names = ", ".join(f"`{name}`" for name in columns)
-    values = ", ".join(f"source.`{name}`" for name in columns)
+    names = ", ".join(f"`{name}`" for name in (*columns, *METADATA.names))
+    values = ", ".join([*(f"source.`{name}`" for name in columns), *(f"@{name}" for name in METADATA.names)])
     written = ", ".join(f"@moment_{i}" for i in range(moments))
     return f"""
         MERGE {target.sql} AS target USING {staging.sql} AS source ON FALSE
@@ -179,10 +187,10 @@ def _merge(target: TableId, staging: TableId, columns: Sequence[str], moments: i
         WHEN NOT MATCHED THEN INSERT ({names}) VALUES ({values})"""  # noqa: S608
 
 
-def _parameters(stamp: Stamp, moments: Sequence[datetime]) -> list:
+def _parameters(metadata: Metadata, moments: Sequence[datetime]) -> list:
     from google.cloud.bigquery import ScalarQueryParameter
 
-    run = [ScalarQueryParameter(name, "STRING", getattr(stamp, name)) for name in ("model_name", "run_id")]
+    run = [ScalarQueryParameter(f.name, bigquery_type(f.type), getattr(metadata, f.name)) for f in METADATA]
     return [*run, *(ScalarQueryParameter(f"moment_{i}", "TIMESTAMP", moment) for i, moment in enumerate(moments))]
 
 

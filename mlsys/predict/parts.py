@@ -27,7 +27,7 @@ from mlsys.models import Model
 from mlsys.names import TableId
 from mlsys.predict import output
 from mlsys.predict.plan import Counts, Plan
-from mlsys.predict.scoring import Scored, Stamp, too_many
+from mlsys.predict.scoring import Scored, too_many
 from mlsys.settings import Settings
 
 if TYPE_CHECKING:
@@ -44,7 +44,6 @@ class Work:
 
     plan: Plan
     model: Model
-    stamp: Stamp
     id_columns: tuple[str, ...]
     source: str
     staging: TableId
@@ -67,7 +66,7 @@ class Part:
 
     def __init__(self, work: Work, rows: Iterable[pa.RecordBatch], tolerated: int) -> None:
         self.rows, self.max_rejects = rows, tolerated
-        self.model, self.stamp, self.id_columns = work.model, work.stamp, work.id_columns
+        self.model, self.id_columns = work.model, work.id_columns
         self.scored: Iterable[Scored] = ()
 
     def load(self, scored: Iterable[Scored]) -> None:

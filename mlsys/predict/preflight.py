@@ -16,7 +16,8 @@ from mlsys.models.signature import bigquery_type, check_columns
 from mlsys.names import TableId, labels, rejects_table
 from mlsys.predict import output
 from mlsys.predict.job import PredictionJob
-from mlsys.predict.scoring import output_schemas
+from mlsys.predict.metadata import with_metadata
+from mlsys.predict.scoring import scored_schemas
 from mlsys.settings import Settings
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ _SLOW_S = 0.02
 
 @dataclass(frozen=True)
 class Preflight:
-    """A run that can be made: its model, loaded, and the columns that go in and come out."""
+    """A run that can be made: its model, loaded, and the columns that it reads and scores."""
 
     job: PredictionJob
     model: Model
@@ -58,7 +59,8 @@ class Preflight:
             ),
         )
         yield "output", f"{job.output_table} ({'is there' if self.output_exists else 'will be created'})"
-        yield "columns", "\n".join(f"{field.name} {bigquery_type(field.type)}" for field in self.predictions)
+        columns = with_metadata(self.predictions)
+        yield "columns", "\n".join(f"{field.name} {bigquery_type(field.type)}" for field in columns)
         yield "rejects", f"at most {job.max_rejects:.2%} of the rows, to {rejects_table(job.output_table)}"
 
 
@@ -114,7 +116,7 @@ def check(job: PredictionJob, source: Input, settings: Settings, client: "BigQue
     model = load_model(job.model_name, job.model_version, check_environment=job.check_environment, settings=settings)
     model.check_golden_rows()
     check_columns(source.schema, model.manifest.signature.inputs)
-    predictions, rejects = output_schemas(model, source.schema, job.id_columns)
+    predictions, rejects = scored_schemas(model, source.schema, job.id_columns)
     exists = output.check(client, job.output_table, predictions)
     output.check(client, rejects_table(job.output_table), rejects)
     return Preflight(job, model, source, predictions, rejects, exists, _seconds_a_row(model))

@@ -26,10 +26,10 @@ from mlsys.models.environment import git_commit
 from mlsys.names import labels, rejects_table
 from mlsys.predict import output, preflight
 from mlsys.predict.job import PredictionJob, RunRecord
+from mlsys.predict.metadata import Metadata
 from mlsys.predict.parts import BATCH_ROWS, Score, Work
 from mlsys.predict.plan import Counts, Plan, RunFolder
 from mlsys.predict.preflight import Input, Preflight
-from mlsys.predict.scoring import Stamp
 from mlsys.predict.task import current_task
 from mlsys.predict.workers import score_streams, warm_up
 from mlsys.progress import rows_bar
@@ -59,6 +59,7 @@ class Run:
         )
         self.record: RunRecord | None = None
         self.work: Work | None = None  # not before everything was checked
+        self.metadata: Metadata | None = None
         self._started = time.monotonic()
         self._counts = Counts()
         self._publishing = False  # from the first statement that changes the output until it is in the ledger
@@ -89,8 +90,7 @@ class Run:
         plan, streams = self.work.plan, self.work.plan.streams_of(self.task.task_index)
         rows = plan.rows.total_rows * len(streams) // max(1, len(plan.rows.streams))
         processes = min(_workers(self.settings), len(streams), 1 + rows // self._process_rows)
-        stamp = self.work.stamp
-        with rows_bar(f"rows scored by {stamp.model_name} {stamp.model_version}", None) as start:
+        with rows_bar(f"rows scored by {self.job.model_name} {plan.model_version}", None) as start:
             return score_streams(self.work, streams, score_part, start(rows), processes)
 
     def open(self) -> None:
@@ -163,11 +163,13 @@ class Run:
         self._process_rows = _process_rows(checked, self.settings)
         output.create(self.client, target, checked.predictions, job_labels)
         location = output.create_staging(self.client, staging, checked.predictions)
+        self.metadata = Metadata(
+            self.job.model_name, plan.model_version, plan.prediction_timestamp, self.run_id,
+            self.job.as_of.astimezone(UTC),
+        )  # fmt: skip
         self.work = Work(
             plan=plan,
             model=checked.model,
-            stamp=Stamp(self.job.model_name, plan.model_version, plan.prediction_timestamp, self.run_id,
-                        self.job.as_of.astimezone(UTC)),
             id_columns=self.job.id_columns,
             source=self.job.source,
             staging=staging,
@@ -187,8 +189,8 @@ class Run:
         )
         logger.info("%s over %d rows of %s", checked.model.ref, plan.rows.total_rows, self.job.source[:200])
 
-    def close(self) -> None:
-        """Note that this task is done, and publish when it is the last one."""
+    def push(self) -> None:
+        """Note that this task is done; when it is the last one, publish all rows, each with ``metadata``."""
         self.folder.finish(self.task.task_index, self._counts)
         done = self.folder.finished(range(self.work.plan.tasks))
         if done is not None:
@@ -221,7 +223,7 @@ class Run:
         replace_slice = partial(
             output.replace_slice,
             self.client,
-            stamp=work.stamp,
+            metadata=self.metadata,
             token=self.token,
             written_before=lambda: known_timestamps(self.run_id, self.job.model_name, self.settings),
             labels=work.labels,
@@ -283,15 +285,15 @@ class Run:
             self._drop_staging()
 
     def _report(self, *, published: bool) -> None:
-        stamp, counts = self.work.stamp, self._counts
+        metadata, counts = self.metadata, self._counts
         self.record = RunRecord(
             run_id=self.run_id,
             execution=self.task.execution,
-            model_name=stamp.model_name,
-            model_version=stamp.model_version,
+            model_name=metadata.model_name,
+            model_version=metadata.model_version,
             output_table=self.job.output_table,
-            as_of=stamp.as_of,
-            prediction_timestamp=stamp.prediction_timestamp,
+            as_of=metadata.as_of,
+            prediction_timestamp=metadata.prediction_timestamp,
             rows=counts.scored,
             rejected=counts.rejected,
             published=published,
@@ -306,7 +308,7 @@ class Run:
 
 @contextmanager
 def open_run(job: PredictionJob, *, settings: Settings | None = None) -> Iterator[Run]:
-    """Open a run: check it, note its start in the ledger, pin its rows. At the end of the block it is published.
+    """Open a run: check it, note its start in the ledger, pin its rows. `Run.push` publishes it.
 
     Raises
     ------
@@ -323,7 +325,8 @@ def open_run(job: PredictionJob, *, settings: Settings | None = None) -> Iterato
         with _stoppable():
             run.open()
             yield run
-            run.close()
+            if run.record is None:
+                raise InterruptedRunError("what was scored was not pushed: call run.push()")
     except BaseException as exc:
         run.fail(exc)
         raise

@@ -5,8 +5,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -15,32 +13,12 @@ import pyarrow.compute as pc
 from mlsys.errors import RejectedRowsError, SchemaError
 from mlsys.models import Model
 from mlsys.models.signature import check_columns, unfit_rows
+from mlsys.predict.metadata import METADATA
 
 if TYPE_CHECKING:
     import numpy as np
 
-_MOMENT = pa.timestamp("us", "UTC")
-METADATA = pa.schema(
-    [
-        pa.field("model_name", pa.string(), nullable=False),
-        pa.field("model_version", pa.string(), nullable=False),
-        pa.field("prediction_timestamp", _MOMENT, nullable=False),
-        pa.field("run_id", pa.string(), nullable=False),
-        pa.field("as_of", _MOMENT, nullable=False),
-    ]
-)
 REASON = pa.field("reason", pa.string(), nullable=False)
-
-
-@dataclass(frozen=True)
-class Stamp:
-    """What every row of a run carries. Field names are column names."""
-
-    model_name: str
-    model_version: str
-    prediction_timestamp: datetime
-    run_id: str
-    as_of: datetime
 
 
 @dataclass(frozen=True)
@@ -164,24 +142,8 @@ def _beside(left: pa.Table, right: pa.Table) -> pa.Table:
     return left
 
 
-def add_metadata(scored: Scored, stamp: Stamp) -> Scored:
-    """Append the columns that say which model made the predictions, in which run, and when; to the rejects, too."""
-    return Scored(_stamped(scored.predictions, stamp), _stamped(scored.rejects, stamp))
-
-
-def _stamped(table: pa.Table, stamp: Stamp) -> pa.Table:
-    for field, column in zip(METADATA, _columns(stamp, table.num_rows), strict=True):
-        table = table.append_column(field, column)
-    return table
-
-
-@lru_cache(maxsize=4)  # all batches of a run but the last have as many rows, and can share them
-def _columns(stamp: Stamp, rows: int) -> list[pa.Array]:
-    return [pa.repeat(pa.scalar(getattr(stamp, field.name), field.type), rows) for field in METADATA]
-
-
-def output_schemas(model: Model, source: pa.Schema, id_columns: Sequence[str]) -> tuple[pa.Schema, pa.Schema]:
-    """Return the columns of the output table and of its table of rejects.
+def scored_schemas(model: Model, source: pa.Schema, id_columns: Sequence[str]) -> tuple[pa.Schema, pa.Schema]:
+    """Return the columns of what `score` gives: of the predictions, and of the rejects.
 
     Raises
     ------
@@ -196,4 +158,4 @@ def output_schemas(model: Model, source: pa.Schema, id_columns: Sequence[str]) -
     ours = {field.name for field in (*outputs, *METADATA, REASON)}
     if taken := [name for name in id_columns if name.lower() in ours]:  # BigQuery's column names ignore case
         raise SchemaError(f"a prediction adds {', '.join(taken)} itself: rename that id column in the query")
-    return pa.schema([*ids, *outputs, *METADATA]), pa.schema([*ids, REASON, *METADATA])
+    return pa.schema([*ids, *outputs]), pa.schema([*ids, REASON])

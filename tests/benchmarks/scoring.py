@@ -4,7 +4,8 @@
     uv run python -m tests.benchmarks.scoring --rows 100_000,1_000_000,10_000_000 --plot scoring.png
 
 Everything is measured in one run, each way in a process of its own, on a twin whose process is not counted.
-Memory is the peak of the sum of PSS (shared pages counted once) over the whole process tree.
+Memory is the peak of the sum of PSS (shared pages counted once) over the whole process tree, with the image's malloc.
+A run over few rows takes one process; with MLSYS_WORKERS=2 their number is the same for any number of rows.
 """
 
 import argparse
@@ -247,7 +248,7 @@ def main() -> None:
         print(runs[options.run](rows[0], models[0]))
         return
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["MLSYS_DATA_DIR"] = folder
+        os.environ |= {"MLSYS_DATA_DIR": folder, "MALLOC_ARENA_MAX": "2"}
         prepare(rows, models)
         ways = options.ways.split(",")
         results = {(n, m): {way: measured(way, n, m) for way in ways} for n in rows for m in models}

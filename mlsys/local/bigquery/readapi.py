@@ -116,6 +116,8 @@ def _suffering(
         yield from snapshot.messages(start, pause)
         if fault.kind == "error":
             context.abort(_CODES.get(fault.status, grpc.StatusCode.UNKNOWN), fault.message)
+        if fault.kind == "stream" and fault.grpc_status == "OK":
+            return
         if fault.kind == "stream":
             context.abort(grpc.StatusCode[fault.grpc_status], fault.message)
         left = threading.Event()  # set when the client gives up, so that its thread is free again

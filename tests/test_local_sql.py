@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlsys.local.bigquery import sql, types
+from mlsys.local.bigquery import parser, sql, types
 from mlsys.local.bigquery.statements import (
     AddColumns,
     Create,
@@ -282,6 +282,16 @@ def test_replacing_a_runs_slice_is_one_transaction():
 def test_positional_parameters_count_through_a_script():
     first, second = translate("SELECT ? AS a; SELECT ? AS b")
     assert (first.parameters, second.parameters) == (frozenset("1"), frozenset("2"))
+
+
+def test_a_translation_changes_no_tree():
+    """Trees are remembered, and the next translation of the same text starts from them."""
+    expressions = [f"SELECT {case.values[0]}" for case in cases("expressions")]
+    for statement in [*expressions, *(case.values[0] for case in cases("queries"))]:
+        before = [repr(tree) for _, tree in parser.parse(statement)]
+        first, again = list(translate(statement)), list(translate(statement))
+        assert [repr(tree) for _, tree in parser.parse(statement)] == before
+        assert first == again
 
 
 def test_statements_are_translated_one_at_a_time():

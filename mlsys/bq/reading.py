@@ -216,7 +216,9 @@ def read_stream(
 def decoder(schema: pa.Schema, wire_schema: bytes) -> Callable[[bytes], pa.RecordBatch]:
     """Return what turns a message's bytes into a batch of ``schema``, without copying the values."""
     sent = pa.ipc.read_schema(pa.py_buffer(wire_schema))
-    positions = [_position(sent, name) for name in schema.names]
+    # BigQuery's names are the same in any case, and the session spells them as the table does.
+    there = {name.lower(): position for position, name in enumerate(sent.names)}
+    positions = [there[name.lower()] for name in schema.names]
 
     def decode(data: bytes) -> pa.RecordBatch:
         batch = pa.ipc.read_record_batch(pa.py_buffer(data), sent)
@@ -227,11 +229,6 @@ def decoder(schema: pa.Schema, wire_schema: bytes) -> Callable[[bytes], pa.Recor
         return pa.RecordBatch.from_arrays(columns, schema=schema)
 
     return decode
-
-
-def _position(schema: pa.Schema, name: str) -> int:
-    # BigQuery's names are the same in any case, and the session spells them as the table does.
-    return [other.lower() for other in schema.names].index(name.lower())
 
 
 def coalesce(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:

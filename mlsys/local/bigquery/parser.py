@@ -1,5 +1,6 @@
 """The text of GoogleSQL scripts, cut into statements and read by sqlglot as strictly as BigQuery reads them."""
 
+import functools
 import itertools
 import re
 from typing import ClassVar
@@ -35,14 +36,19 @@ class _GoogleSQL(BigQuery):
 
 
 _LONGEST = 1 << 20  # BigQuery's limit
+_SHORT = 1 << 13  # worth remembering: a tree takes hundreds of times the memory of its text
 TOKENS = {"|>": "pipe syntax", "->": "lambdas", "=>": "named arguments"} | dict.fromkeys(("::", "==", "<=>", "!"))
 _ESCAPES = frozenset("abfnrtv\\'\"`?")
 
 
-def parse(sql: str) -> list[tuple[str, exp.Expression]]:
-    """Split a script into statements, each with its own text and its tree."""
+def parse(sql: str) -> tuple[tuple[str, exp.Expression], ...]:
+    """Split a script into statements, each with its own text and its tree, which nobody changes."""
     if len(sql) > _LONGEST:
         raise invalid("The query is too large. The maximum standard SQL query length is 1024.00K characters")
+    return _remembered(sql) if len(sql) <= _SHORT else _parsed(sql)
+
+
+def _parsed(sql: str) -> tuple[tuple[str, exp.Expression], ...]:
     dialect = _GoogleSQL()
     try:
         chunks: list[list[Token]] = [[]]
@@ -56,7 +62,7 @@ def parse(sql: str) -> list[tuple[str, exp.Expression]]:
                 chunks[-1].append(Token(TokenType.VAR, str(next(positions)), *where))
             else:
                 chunks[-1].append(token)
-        return [(_text(sql, chunk), _tree(dialect, sql, chunk)) for chunk in chunks if chunk]
+        return tuple((_text(sql, chunk), _tree(dialect, sql, chunk)) for chunk in chunks if chunk)
     except RecursionError as error:
         raise unsupported("a statement nested so deeply") from error
     except (sqlglot.errors.ParseError, sqlglot.errors.TokenError, ValueError) as error:
@@ -64,6 +70,9 @@ def parse(sql: str) -> list[tuple[str, exp.Expression]]:
         at = f" at [{first['line']}:{first['col']}]" if first else ""
         what = first["description"] if first else str(error).splitlines()[0]
         raise invalid(f"Syntax error: {what.rstrip('.')}{at}") from error
+
+
+_remembered = functools.lru_cache(maxsize=256)(_parsed)  # views and what programs ask come again and again
 
 
 def _text(sql: str, tokens: list) -> str:

@@ -10,7 +10,7 @@ exact names, and the store never keeps two that differ by case alone.
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -73,7 +73,7 @@ def script(
 
 
 def _translated(
-    parsed: list, catalog: Catalog, project: str, dataset: str | None, types: Mapping
+    parsed: Iterable[tuple[str, exp.Expression]], catalog: Catalog, project: str, dataset: str | None, types: Mapping
 ) -> Iterator[Statement]:
     for source, tree in parsed:
         translator = Translator(catalog, project, dataset, types)

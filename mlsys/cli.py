@@ -23,7 +23,7 @@ from mlsys.cli_options import (
     model_names,
 )
 from mlsys.errors import AccessError, InterruptedRunError, MlsysError, VerificationError
-from mlsys.terminal import Format, facts_table, print_table, rows_table, show_rows, to_json
+from mlsys.terminal import Format, facts_table, print_rows, print_table, show_rows, to_json
 
 if TYPE_CHECKING:
     from mlsys.models import Verification
@@ -208,8 +208,11 @@ def list_models(
     if not as_json:
         frame = frame[["model_name", "model_version", "aliases", "upload_timestamp", "uploader", "promoted_from",
                        "training_rows", "file_size", "retired_timestamp"]]  # fmt: skip
-        frame = frame.assign(aliases=frame["aliases"].map(", ".join)).rename(
-            columns={"upload_timestamp": "uploaded (UTC)", "retired_timestamp": "retired (UTC)"}
+        rare = [name for name in ("promoted_from", "retired_timestamp") if frame[name].isna().all()]
+        frame = (
+            frame.drop(columns=rare)
+            .assign(aliases=frame["aliases"].map(", ".join))
+            .rename(columns={"upload_timestamp": "uploaded (UTC)", "retired_timestamp": "retired (UTC)"})
         )
     show_rows(frame, Format.JSON if as_json else Format.TABLE, len(frame))
 
@@ -269,13 +272,13 @@ def _show_verifications(found: "list[Verification]") -> None:
     import pandas as pd
 
     rows = [(str(v.ref), v.failed or "ok", v.difference) for v in found]
-    print_table(rows_table(pd.DataFrame(rows, columns=["version", "ok, or what failed", "what differs"])))
+    print_rows(pd.DataFrame(rows, columns=["version", "ok, or what failed", "what differs"]))
     golden = [
         (str(v.ref), d.row, d.column, repr(d.expected), repr(d.found)) for v in found for d in v.golden_differences
     ]
     if golden:
         columns = ["version", "golden row", "output", "expected", "found"]
-        print_table(rows_table(pd.DataFrame(golden, columns=columns)))
+        print_rows(pd.DataFrame(golden, columns=columns))
 
 
 def main(arguments: list[str] | None = None) -> None:

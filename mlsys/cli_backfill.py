@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mlsys.cli_options import AnyEnvironment, IdColumns, Json, Model, OutputTable, Source
-from mlsys.terminal import print_table, rows_table, to_json
+from mlsys.terminal import print_rows, to_json
 
 if TYPE_CHECKING:
     from mlsys.predict.backfill import Outcome
@@ -78,7 +78,7 @@ def _show(job: "PredictionJob", outcomes: "list[Outcome]", as_json: bool) -> Non
     columns = ["as_of", "state", "model_version", "rows", "rejected", "seconds", "reason"]
     frame = pd.DataFrame([vars(outcome) for outcome in outcomes])[columns]
     frame["seconds"] = frame["seconds"].astype(float).round(1)
-    print_table(rows_table(frame.astype({"rows": "Int64", "rejected": "Int64"})))
+    print_rows(frame.astype({"rows": "Int64", "rejected": "Int64"}))
     states = ", ".join(f"{count} {state}" for state, count in Counter(o.state for o in outcomes).items())
     typer.echo(f"{len(outcomes)} runs of {job.model_name} into {job.output_table}: {states}")
 

@@ -8,7 +8,7 @@ import typer
 
 from mlsys.cli_options import Json
 from mlsys.errors import SchemaError
-from mlsys.terminal import print_table, rows_table, to_json
+from mlsys.terminal import print_rows, to_json
 
 if TYPE_CHECKING:
     from mlsys.airflow.check import Finding
@@ -81,4 +81,4 @@ def _show(findings: "list[Finding]") -> None:
          f"{1000 * f.seconds:.0f} ms", f"{1000 * f.empty_seconds:.0f} ms", "\n".join(f.faults) or "ok")
         for f in findings
     ]  # fmt: skip
-    print_table(rows_table(pd.DataFrame(rows, columns=columns)))
+    print_rows(pd.DataFrame(rows, columns=columns))

@@ -3,12 +3,19 @@
 import json
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import pandas as pd
+    from rich.measure import Measurement
+    from rich.text import Text
+
+_WIDEST = 1_000_000  # characters: no table is wider
+_PROSE = 24  # characters: what words need at least to be read in a column
 
 
 class Format(StrEnum):
@@ -40,7 +47,7 @@ def show_rows(frame: "pd.DataFrame", output: Format, max_rows: int) -> None:
     elif output is Format.JSON:
         typer.echo(to_json([{k: _plain(v) for k, v in row.items()} for row in shown.to_dict("records")]))
     else:
-        print_table(rows_table(shown))
+        print_rows(shown)
 
 
 def rows_table(frame: "pd.DataFrame") -> Any:
@@ -50,14 +57,40 @@ def rows_table(frame: "pd.DataFrame") -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in frame.columns:
+    table, cells = Table(box=box.SIMPLE_HEAD, pad_edge=False), list(_cells(frame))
+    for number, name in enumerate(frame.columns):
         numeric = is_numeric_dtype(frame[name]) and not is_bool_dtype(frame[name])
-        table.add_column(Text(str(name)), justify="right" if numeric else "left", overflow="fold")
-    missing = frame.isna().to_numpy()
-    for row, gaps in zip(frame.itertuples(index=False), missing, strict=True):
-        table.add_row(*(Text("NULL", style="dim") if gap else Text(_cell(v)) for v, gap in zip(row, gaps, strict=True)))
+        justify: Literal["left", "right"] = "right" if numeric else "left"
+        width = max([len(str(name)), *(row[number].cell_len for row in cells)])
+        if any(isinstance(value, str) and len(value.split()) > 1 for value in frame[name]):
+            width = min(width, _PROSE)  # words go to the next line; numbers, names and times are not broken
+        table.add_column(Text(str(name)), justify=justify, overflow="fold", min_width=width)
+    for row in cells:
+        table.add_row(*row)
     return table
+
+
+def _records(frame: "pd.DataFrame") -> Any:
+    """Return each row as a section of names and values, for a terminal in which a line of the table has no room."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE, pad_edge=False, show_header=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for row in _cells(frame):
+        for name, cell in zip(frame.columns, row, strict=True):
+            table.add_row(Text(str(name)), cell)
+        table.add_section()
+    return table
+
+
+def _cells(frame: "pd.DataFrame") -> "Iterator[list[Text]]":
+    from rich.text import Text
+
+    for row, gaps in zip(frame.itertuples(index=False), frame.isna().to_numpy(), strict=True):
+        yield [Text("NULL", style="dim") if gap else Text(_cell(v)) for v, gap in zip(row, gaps, strict=True)]
 
 
 def _cell(value: Any) -> str:
@@ -83,14 +116,29 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, float) and abs(value) == float("inf") else value
 
 
+def print_rows(frame: "pd.DataFrame") -> None:
+    """Print a frame as a table or, in a terminal that would have to break words for it, row by row."""
+    from rich.console import Console
+
+    table, console = rows_table(frame), Console()
+    too_wide = console.is_terminal and _measure(table).minimum > console.width
+    print_table(_records(frame) if too_wide else table)
+
+
 def print_table(renderable: Any) -> None:
-    """Print a table of rich's to standard output."""
+    """Print a table of rich's to standard output; to a pipe, where a program reads, as wide as it is."""
     from rich.console import Console
 
     console = Console()
     if not console.is_terminal:
-        console = Console(width=200)  # a pipe has no width: don't fold what a program will read
+        console = Console(width=_measure(renderable).maximum)
     console.print(renderable)
+
+
+def _measure(renderable: Any) -> "Measurement":
+    from rich.console import Console
+
+    return Console(width=_WIDEST).measure(renderable)
 
 
 def to_json(value: Any) -> str:

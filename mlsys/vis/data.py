@@ -106,7 +106,7 @@ def draw_distribution(ax: "Axes", values: pd.Series, top: int, kwargs: dict[str,
             edges = bins.edges
             if 1 < len(edges) < 14 and (edges % 1 == 0.5).all():  # one bar for each integer
                 ax.set_xticks(edges[:-1] + 0.5)
-        style = {"color": draw.BLUE, "edgecolor": "white", "linewidth": 0.5, "align": "edge"}
+        style: dict[str, Any] = {"color": draw.BLUE, "edgecolor": "white", "linewidth": 0.5, "align": "edge"}
         ax.bar(edges[:-1], bins.counts, np.diff(edges), **style | kwargs)
         draw.count_axis(ax.yaxis)
         notes.append(f"{bins.outside:,} beyond the axis" if bins.outside else "")
@@ -160,12 +160,11 @@ def plot_target_rate(
         part, y = table[table["is_null"] == null], rows[table["is_null"] == null]
         if len(part):
             around = [(part["rate"] - part["low"]) * 100, (part["high"] - part["rate"]) * 100]
-            ax.errorbar(
-                part["rate"] * 100, y, xerr=around, **{"fmt": "o", "capsize": 2, "clip_on": False} | style | kwargs
-            )
-    for y, positives, n in zip(rows, table["positives"], table["n"], strict=True):
+            look: dict[str, Any] = {"fmt": "o", "capsize": 2, "clip_on": False} | style | kwargs
+            ax.errorbar(part["rate"] * 100, y, xerr=around, **look)
+    for row, (positives, n) in enumerate(zip(table["positives"], table["n"], strict=True)):
         text = f"{positives:,} of {n:,}"
-        ax.text(1.025, y, text, transform=ax.get_yaxis_transform(), va="center", fontsize="small", color=draw.DARK)
+        ax.text(1.025, row, text, transform=ax.get_yaxis_transform(), va="center", fontsize="small", color=draw.DARK)
     overall = table["positives"].sum() / table["n"].sum()
     ax.axvline(overall * 100, color=draw.DARK, linestyle="--", linewidth=1, zorder=0)
     ax.set(xlim=draw.within_100(table["low"].min() * 100, table["high"].max() * 100), ylabel=draw.text(column))
@@ -209,10 +208,11 @@ def plot_target_mean(
         part, y = table[table["is_null"] == null], rows[table["is_null"] == null]
         if len(part):
             around = [(part["mean"] - part["low"]).fillna(0), (part["high"] - part["mean"]).fillna(0)]
-            ax.errorbar(part["mean"], y, xerr=around, **{"fmt": "o", "capsize": 2} | style | kwargs)
-    for y, n in zip(rows, table["n"], strict=True):
+            look: dict[str, Any] = {"fmt": "o", "capsize": 2} | style | kwargs
+            ax.errorbar(part["mean"], y, xerr=around, **look)
+    for row, n in enumerate(table["n"]):
         text = f"{n:,}"
-        ax.text(1.025, y, text, transform=ax.get_yaxis_transform(), va="center", fontsize="small", color=draw.DARK)
+        ax.text(1.025, row, text, transform=ax.get_yaxis_transform(), va="center", fontsize="small", color=draw.DARK)
     overall = (table["mean"] * table["n"]).sum() / table["n"].sum()
     ax.axvline(overall, color=draw.DARK, linestyle="--", linewidth=1, zorder=0)
     ax.set(xlabel=f"mean {draw.text(target)}, with 95 % interval", ylabel=draw.text(column))
@@ -364,7 +364,10 @@ def draw_leakage(
     shown, chance = found.table.head(top), 0.0 if found.measure == "R²" else 0.5
     ax = draw.row_axes(ax, shown.index)
     guilty = (shown["score"] >= suspect).to_numpy()
-    style = {"color": np.where(guilty, draw.ORANGE, draw.BLUE), "hatch": ["///" if bad else "" for bad in guilty]}
+    style: dict[str, Any] = {
+        "color": np.where(guilty, draw.ORANGE, draw.BLUE),
+        "hatch": ["///" if bad else "" for bad in guilty],
+    }
     width = shown["score"] - chance
     bars = ax.barh(range(len(shown)), width, left=chance, edgecolor="white", linewidth=0, **style | kwargs)
     ax.bar_label(bars, [f"{score:.3f}" for score in shown["score"]], padding=7, fontsize="small")
@@ -419,7 +422,8 @@ def plot_drift(
     limits = [compute.drift.SOME, compute.drift.MUCH]
     level = np.where(shown["psi"] > shown["chance"], np.digitize(shown["psi"], limits), 0)
     colors = np.array([draw.SKY, draw.AMBER, draw.ORANGE])[level]
-    style = {"color": colors, "hatch": [("", "///", "xxx")[i] for i in level], "edgecolor": "white", "linewidth": 0}
+    hatches = [("", "///", "xxx")[i] for i in level]
+    style: dict[str, Any] = {"color": colors, "hatch": hatches, "edgecolor": "white", "linewidth": 0}
     ax.barh(range(len(shown)), shown["psi"], **style | kwargs)
     ax.plot(shown["chance"], range(len(shown)), linestyle="none", marker="|", markersize=14, color="black")
     for y, row in enumerate(shown.itertuples()):

@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -72,21 +72,20 @@ class Chart:
             x, y, name = self.reference
             ax.plot(x, y, color=DARK, linestyle=":", linewidth=1)
             at = (0.62, 0.60) if y[0] != y[-1] else (0.02 * x[-1], y[0])
-            style = {"textcoords": "offset points", "fontsize": "small", "color": DARK}
-            ax.annotate(escape(name), at, xytext=(0, 3), **style)
+            ax.annotate(escape(name), at, xytext=(0, 3), textcoords="offset points", fontsize="small", color=DARK)
         for i, line in enumerate(self.lines, before):
-            style = {"color": COLORS[i % 6], "linestyle": DASHES[i % 6]}
+            style: dict[str, Any] = {"color": COLORS[i % 6], "linestyle": DASHES[i % 6]}
             style["drawstyle"] = f"steps-{self.step}" if self.step else "default"
             ax.plot(line.x, line.y, gid=CURVE, label=escape(line.name), **style | kwargs)
         ax.set(xlabel=escape(self.xlabel), ylabel=escape(self.ylabel))
         ax.set(xlim=self.xlim, ylim=self.ylim)
-        ax.legend(loc=self.legend, frameon=False)
+        ax.legend(loc=cast("Any", self.legend), frameon=False)  # a name that Chart was given
         return headline(ax, self.title, *self.notes)
 
     def _plotly(self, ax: "Axes | None", kwargs: dict[str, Any]) -> "Interactive":
         figure = plotly_figure(ax, self.title, self.notes, self.xlabel, self.ylabel)
         for i, line in enumerate(self.lines):
-            look = {"color": COLORS[i % 6], "dash": PLOTLY_DASHES[i % 6], "shape": _SHAPES[self.step]}
+            look: dict[str, Any] = {"color": COLORS[i % 6], "dash": PLOTLY_DASHES[i % 6], "shape": _SHAPES[self.step]}
             style = {"name": line.name, "line": look, "mode": "lines", "hovertemplate": line.hover}
             figure.add_scatter(x=line.x, y=line.y, customdata=line.custom, **style | kwargs)
         if self.reference:
@@ -99,10 +98,11 @@ class Chart:
 def page(rows: int, across: int, *, title: str, width: float = 5.0, height: float = 4.2) -> "tuple[Figure, NDArray]":
     """Make a page of Axes that pyplot does not keep: a page is returned, and shown by whoever asked for it."""
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=(width * across, height * rows + 0.5), layout="constrained")
+    engine = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
+    figure = Figure(figsize=(width * across, height * rows + 0.5), layout=engine)
     figure.set_gid(PAGE)
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
     figure.suptitle(escape(title), fontsize="x-large", x=0.01, ha="left")
     return figure, figure.subplots(rows, across, squeeze=False)
 
@@ -140,17 +140,18 @@ def headline(ax: "Axes", title: str, *notes: str, width: int | None = None) -> "
         text.remove()
     parts = list(dict.fromkeys([*said, *(escape(note) for note in notes if note)]))
     lines = textwrap.wrap(_DOT.join(parts), width, break_on_hyphens=False)
-    style = {"fontsize": "small", "color": DARK, "va": "bottom", "gid": NOTES, "textcoords": "offset points"}
-    note = ax.annotate("\n".join(lines), (0, 1), xycoords="axes fraction", xytext=(0, 4), **style)
+    style: dict[str, Any] = {"fontsize": "small", "color": DARK, "va": "bottom", "gid": NOTES}
+    place: dict[str, Any] = {"xycoords": "axes fraction", "xytext": (0, 4), "textcoords": "offset points"}
+    note = ax.annotate("\n".join(lines), (0, 1), **place, **style)
     note.set_in_layout(False)  # else a long line would push the axes aside
-    size = note.get_fontsize()
+    size = float(note.get_fontsize())
     ax.set_title(escape(textwrap.fill(title, int(width * 0.75))), loc="left", pad=8 + 1.3 * size * len(lines))
     return ax
 
 
 def _characters(ax: "Axes") -> int:
     """Estimate how many characters of notes fit above an Axes; one is about 5 points wide."""
-    figure, spec = ax.get_figure(root=True), ax.get_subplotspec()
+    figure, spec = _figure(ax), ax.get_subplotspec()
     if figure.get_gid() == PAGE and spec:  # laid out once, when all is drawn
         top = spec.get_topmost_subplotspec()
         return max(24, int(top.get_position(figure).width * figure.get_figwidth() * 72 / 5.1))
@@ -194,6 +195,10 @@ def label_rows(ax: "Axes", labels: Iterable[Any], width: int = 36) -> None:
     ax.tick_params(axis="y", length=0)
 
 
+def _figure(ax: "Axes") -> "Figure":
+    return cast("Figure", ax.get_figure(root=True))  # None only for Axes that were removed from theirs
+
+
 def heatmap(
     ax: "Axes", values: pd.DataFrame, text: Any, rows: Iterable[Any], names: Iterable[Any], options: dict[str, Any]
 ) -> None:
@@ -201,7 +206,7 @@ def heatmap(
     import seaborn as sns
 
     fixed = {"annot": text, "fmt": "", "cmap": "Blues", "vmin": 0, "vmax": 1}
-    figure = ax.get_figure(root=True)
+    figure = _figure(ax)
     dpi = figure.dpi
     if figure.get_gid() == PAGE:  # seaborn makes a canvas of the whole page for each label, to see whether any overlap
         figure.set_dpi(10)
@@ -234,7 +239,12 @@ def plotly_figure(ax: "Axes | None", title: str, notes: list[str], xlabel: str, 
 
     lines = textwrap.wrap(_DOT.join(note for note in notes if note), 90, break_on_hyphens=False)
     small = "".join(f"<br><sup>{line}</sup>" for line in lines)
-    layout = {"title": title + small, "xaxis_title": xlabel, "yaxis_title": ylabel, "template": "plotly_white"}
+    layout: dict[str, Any] = {
+        "title": title + small,
+        "xaxis_title": xlabel,
+        "yaxis_title": ylabel,
+        "template": "plotly_white",
+    }
     layout["margin_t"] = 70 + 18 * len(lines)
     return go.Figure(layout=layout)
 

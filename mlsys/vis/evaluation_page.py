@@ -110,7 +110,7 @@ def _classes(found: Evaluation, ax: "Axes") -> None:
     draw.label_rows(ax, [f"{name} ({n:,})" for name, n in zip(shown["class"], shown["n"], strict=True)], width=24)
     ax.spines[["top", "right"]].set_visible(False)
     around = [(shown["recall"] - shown["low"]) * 100, (shown["high"] - shown["recall"]) * 100]
-    style = {"fmt": "o", "color": draw.BLUE, "capsize": 2, "clip_on": False}
+    style: dict[str, Any] = {"fmt": "o", "color": draw.BLUE, "capsize": 2, "clip_on": False}
     ax.errorbar(shown["recall"] * 100, rows - 0.12, xerr=around, label="recall", **style)
     style = {"color": draw.ORANGE, "linestyle": "none", "marker": "D", "markerfacecolor": "white"}
     ax.plot(shown["precision"] * 100, rows + 0.12, label="precision", **style)
@@ -136,7 +136,7 @@ def _roc_by_class(found: Evaluation, ax: "Axes") -> None:
 def _errors(found: Evaluation, ax: "Axes") -> None:
     bins = found.curve("residuals").to_numpy(float)
     ax.spines[["top", "right"]].set_visible(False)
-    style = {"color": draw.BLUE, "edgecolor": "white", "linewidth": 0.5, "align": "edge"}
+    style: dict[str, Any] = {"color": draw.BLUE, "edgecolor": "white", "linewidth": 0.5, "align": "edge"}
     ax.bar(bins[:, 0], bins[:, 2], bins[:, 1] - bins[:, 0], **style)
     ax.axvline(0, color=draw.DARK, linestyle=":", linewidth=1)
     draw.count_axis(ax.yaxis)

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from html import escape
 from inspect import getdoc
 from pathlib import Path
@@ -168,7 +168,7 @@ def examples(many: int) -> dict[str, dict[str, Draw]]:
     one = pd.DataFrame({"survived": [0] * 40, "port": ["Cherbourg", "Queenstown"] * 20, "age": range(40)})
 
     def each(draw: Callable[[Passengers], Any]) -> dict[str, Draw]:
-        return {caption: lambda data=data: draw(data) for caption, data in sizes.items()}
+        return {caption: partial(draw, data) for caption, data in sizes.items()}
 
     def scored(plot: Any, **options: Any) -> dict[str, Draw]:
         hover = {"on hover": lambda: plot(usual.y, usual.score, interactive=True, **options)}
@@ -183,7 +183,7 @@ def examples(many: int) -> dict[str, dict[str, Draw]]:
             "on hover": lambda: plot(usual.runs, interactive=True),
         }
 
-    found = {
+    found: dict[str, dict[str, Draw]] = {
         "overview": {
             "10 rows": lambda: vis.overview(few.frame),
             "2,000 rows": lambda: vis.overview(usual.frame, target="survived"),

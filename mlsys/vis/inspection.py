@@ -89,7 +89,7 @@ def plot_partial_dependence(
     if not found.numeric:
         ax = draw.row_axes(ax, found.labels)
         around = [table["mean"] - table["low"], table["high"] - table["mean"]]
-        style = {"fmt": "o", "color": draw.BLUE, "capsize": 2}
+        style: dict[str, Any] = {"fmt": "o", "color": draw.BLUE, "capsize": 2}
         ax.errorbar(table["mean"], range(len(table)), xerr=around, **style | kwargs)
         ax.set(xlabel=f"mean {draw.text(found.quantity)}", ylabel=draw.text(column))
         return draw.headline(ax, title, n, band)
@@ -97,7 +97,8 @@ def plot_partial_dependence(
     dates = X is not None and compute.columns.kind_of(compute.inspection.as_frame(X)[0][column]) == "datetime"
     x, seen = (draw.dates(ax, v.to_numpy()) if dates else v for v in (table["value"], pd.Series(found.seen)))
     ax.fill_between(x, table["low"], table["high"], color=draw.SKY, alpha=0.3, linewidth=0)
-    ax.plot(x, table["mean"], **{"color": draw.BLUE, "marker": "o", "markersize": 3} | kwargs)
+    style = {"color": draw.BLUE, "marker": "o", "markersize": 3}
+    ax.plot(x, table["mean"], **style | kwargs)
     if not dates and len(table) < 12 and (table["value"] % 1 == 0).all():
         ax.set_xticks(table["value"])
     style = {"transform": ax.get_xaxis_transform(), "color": draw.DARK, "linewidth": 1}
@@ -140,7 +141,7 @@ def plot_learning_curve(
     >>> ax = plot_learning_curve(LinearRegression(), pd.DataFrame({"age": range(40)}), [2.0 * i for i in range(40)])
     """
     found = compute.inspection.learning(model, X, y, scoring=scoring, folds=folds, max_rows=max_rows)
-    table, size = found.table, len(y)
+    table, size = found.table, np.size(y)
     ax = draw.axes(ax)
     lines = (("train", "rows it was fitted on"), ("test", "other rows"))
     for i, (name, label) in enumerate(lines):

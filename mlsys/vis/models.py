@@ -281,8 +281,8 @@ def threshold_chart(found: compute.models.Sweep) -> draw.Chart:
     best = compute.models.thresholds(found)
     best = best.loc[best["f1"].idxmax()]
     notes = [*_score_notes(found, drawn), f"highest F1 {best['f1']:.3f} at {best['threshold']:.3g}"]
-    look = {"xlim": _around(table["threshold"]), "step": "post"}
-    return draw.Chart("Choice of a threshold", notes, "threshold", "share", lines, **look)
+    around = _around(table["threshold"])
+    return draw.Chart("Choice of a threshold", notes, "threshold", "share", lines, xlim=around, step="post")
 
 
 def cost_chart(found: compute.models.Sweep, false_positive: float, false_negative: float, unit: str) -> draw.Chart:
@@ -376,7 +376,7 @@ def draw_calibration(
     ax = draw.axes(ax, width=5.2, height=5.6)
     ax.plot([0, 1], [0, 1], color=draw.DARK, linestyle=":", linewidth=1)
     around = [table["rate"] - table["low"], table["high"] - table["rate"]]
-    style = {"color": draw.BLUE, "marker": "o", "markersize": 4, "capsize": 2}
+    style: dict[str, Any] = {"color": draw.BLUE, "marker": "o", "markersize": 4, "capsize": 2}
     ax.errorbar(table["mean"], table["rate"], yerr=around, **style | kwargs)
     below, edges = draw.split(ax), np.linspace(0, 1, len(found.counts) + 1)
     style = {"align": "edge", "color": draw.GREY, "edgecolor": "white", "linewidth": 0.5}
@@ -633,7 +633,8 @@ def _draw_versions(ax: "Axes", part: pd.DataFrame, labels: list[str], kwargs: di
     ax.spines[["top", "right"]].set_visible(False)
     rows = [labels.index(version) for version in part["version"]]
     around = [(part["value"] - part["low"]).fillna(0), (part["high"] - part["value"]).fillna(0)]
-    ax.errorbar(part["value"], rows, xerr=around, **{"fmt": "o", "color": draw.BLUE, "capsize": 2} | kwargs)
+    style: dict[str, Any] = {"fmt": "o", "color": draw.BLUE, "capsize": 2}
+    ax.errorbar(part["value"], rows, xerr=around, **style | kwargs)
     for row, value in zip(rows, part["value"], strict=True):
         written = compute.columns.format_number(value)
         ax.annotate(written, (value, row), xytext=(0, 5), textcoords="offset points", ha="center", fontsize="small")

@@ -35,7 +35,12 @@ def _matplotlib(found: OverTime, ax: "Axes | None", kwargs: dict[str, Any]) -> "
     ends = []
     for i, (name, part) in enumerate(table.groupby("name", sort=False)):
         color = draw.COLORS[i % 6]
-        style = {"color": color, "linestyle": draw.DASHES[i % 6], "marker": draw.MARKERS[i % 6], "markersize": 4}
+        style: dict[str, Any] = {
+            "color": color,
+            "linestyle": draw.DASHES[i % 6],
+            "marker": draw.MARKERS[i % 6],
+            "markersize": 4,
+        }
         ax.plot(part["day"], part["value"], gid=draw.CURVE, label=name, **style | kwargs)
         ax.vlines(part["day"], part["low"], part["high"], color=color, alpha=0.25, linewidth=3)
         ends.append((part["day"].iloc[-1], part["value"].iloc[-1], str(name), color))
@@ -55,7 +60,8 @@ def _matplotlib(found: OverTime, ax: "Axes | None", kwargs: dict[str, Any]) -> "
 def _mark(ax: "Axes", found: OverTime) -> None:
     """Draw single moments along the foot of the plot."""
     for marker, color, (word, times) in zip("xo", (draw.ORANGE, draw.DARK), found.marks.items(), strict=False):
-        style = {"linestyle": "none", "marker": marker, "color": color, "markerfacecolor": "white", "clip_on": False}
+        style: dict[str, Any] = {"linestyle": "none", "marker": marker, "color": color}
+        style |= {"markerfacecolor": "white", "clip_on": False}
         ax.plot(draw.dates(ax, times), [0] * len(times), transform=ax.get_xaxis_transform(), label=word, **style)
     if found.marks:
         ax.legend(
@@ -78,8 +84,10 @@ def _label_ends(ax: "Axes", ends: list[tuple[float, float, str, str]]) -> None:
         near = [other for at, other in placed if abs(at - x) < 0.12 * (right - left)]
         at = max([y, *(other + 0.07 * (high - low) for other in near)])
         placed.append((x, at))
-        style = {"color": color, "va": "center", "path_effects": [withStroke(linewidth=3, foreground="white")]}
-        ax.annotate(draw.text(name, 24), (x, at), xytext=(7, 0), textcoords="offset points", **style)
+        text = ax.annotate(
+            draw.text(name, 24), (x, at), xytext=(7, 0), textcoords="offset points", color=color, va="center"
+        )
+        text.set_path_effects([withStroke(linewidth=3, foreground="white")])
 
 
 def _plotly(found: OverTime, ax: "Axes | None", kwargs: dict[str, Any]) -> "Figure":

@@ -226,17 +226,24 @@ def _panels(found: Overview) -> list[Panel]:
         holes = table.sort_values("missing", ascending=False, kind="stable")[["missing", "share"]]
         panels.append(lambda ax: plots.draw_missing(holes, found.rows, 12, ax, {}))
     told = [name for name in (found.leakage.table.index if found.leakage else []) if name != found.time]
-    if target is not None and found.leakage is not None:
+    leakage, time = found.leakage, found.time
+    if target is not None and leakage is not None:
         panels.append(lambda ax: plots.draw_distribution(ax, sample[target], 8, {}, None))
-        panels.append(lambda ax: plots.draw_leakage(found.leakage, target, 0.95, 12, found.sampled, ax, {}))
-        if found.time is not None and found.time != target:
-            panels.append(lambda ax: plots.plot_target_over_time(sample, found.time, target, ax=ax))
-        panels += [
-            lambda ax, name=name: plots.plot_target(sample, name, target, bins=8, top=8, ax=ax) for name in told[:6]
-        ]
+        panels.append(lambda ax: plots.draw_leakage(leakage, target, 0.95, 12, found.sampled, ax, {}))
+        if time is not None and time != target:
+            panels.append(lambda ax: plots.plot_target_over_time(sample, time, target, ax=ax))
+
+        def related(name: str) -> Panel:
+            return lambda ax: plots.plot_target(sample, name, target, bins=8, top=8, ax=ax)
+
+        panels += map(related, told[:6])
     if found.associations is not None:
         associations, look = found.associations, {"cbar": False, "annot_kws": {"fontsize": 6}}
         panels.append(lambda ax: plots.draw_associations(associations, "pearson", found.sampled, ax, look))
     shown = [name for name in (told or table.index) if name != target and table.at[name, "distinct"] > 0]
-    panels += [lambda ax, name=name: plots.draw_distribution(ax, sample[name], 8, {}, None) for name in shown[:PANELS]]
+
+    def alone(name: str) -> Panel:
+        return lambda ax: plots.draw_distribution(ax, sample[name], 8, {}, None)
+
+    panels += map(alone, shown[:PANELS])
     return panels or [lambda ax: plots.draw_missing(table[["missing", "share"]], found.rows, 12, ax, {})]

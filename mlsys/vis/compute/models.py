@@ -142,7 +142,7 @@ def thin(found: Sweep, points: int = 1000) -> Sweep:
         return found
     precision = found.hits / (found.hits + found.false)
     recall, fallout = found.hits / max(found.positives, 1), found.false / max(found.n - found.positives, 1)
-    keep = [[0, len(recall) - 1]]
+    keep = [np.array([0, len(recall) - 1])]
     for x, y in ((fallout, recall), (recall, precision)):
         way = np.concatenate([[0.0], np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y)))])
         keep.append(np.searchsorted(way, np.linspace(0, way[-1], points // 2 - 1)))

@@ -126,6 +126,12 @@ class GateError(MlsysError, ValueError):
     exit_code = 13
 
 
+class MissingRowsError(MlsysError, RuntimeError):
+    """Rows of a run's input did not arrive, or were not loaded. Nothing was published: a new execution is needed."""
+
+    exit_code = 14
+
+
 class InterruptedRunError(MlsysError, RuntimeError):
     """A run was stopped, or lost a worker. Nothing of it is half published: try again, and it goes on."""
 

@@ -50,7 +50,7 @@ def show_rows(frame: "pd.DataFrame", output: Format, max_rows: int) -> None:
         print_rows(shown)
 
 
-def rows_table(frame: "pd.DataFrame") -> Any:
+def _table(frame: "pd.DataFrame") -> Any:
     """Return a frame as a table for the terminal: numbers to the right, NULL for what is missing."""
     from pandas.api.types import is_bool_dtype, is_numeric_dtype
     from rich import box
@@ -59,25 +59,26 @@ def rows_table(frame: "pd.DataFrame") -> Any:
 
     table, cells = Table(box=box.SIMPLE_HEAD, pad_edge=False), list(_cells(frame))
     for number, name in enumerate(frame.columns):
-        numeric = is_numeric_dtype(frame[name]) and not is_bool_dtype(frame[name])
+        column, heading = frame.iloc[:, number], Text(str(name))
+        numeric = is_numeric_dtype(column) and not is_bool_dtype(column)
         justify: Literal["left", "right"] = "right" if numeric else "left"
-        width = max([len(str(name)), *(row[number].cell_len for row in cells)])
-        if any(isinstance(value, str) and len(value.split()) > 1 for value in frame[name]):
+        width = max([heading.cell_len, *(row[number].cell_len for row in cells)])
+        if any(isinstance(value, str) and len(value.split()) > 1 for value in column):
             width = min(width, _PROSE)  # words go to the next line; numbers, names and times are not broken
-        table.add_column(Text(str(name)), justify=justify, overflow="fold", min_width=width)
+        table.add_column(heading, justify=justify, overflow="fold", min_width=width)
     for row in cells:
         table.add_row(*row)
     return table
 
 
-def _records(frame: "pd.DataFrame") -> Any:
+def _records(frame: "pd.DataFrame", width: int) -> Any:
     """Return each row as a section of names and values, for a terminal in which a line of the table has no room."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=box.SIMPLE, pad_edge=False, show_header=False)
-    table.add_column(style="dim", no_wrap=True)
+    table.add_column(style="dim", overflow="fold", max_width=width // 2)
     table.add_column(overflow="fold")
     for row in _cells(frame):
         for name, cell in zip(frame.columns, row, strict=True):
@@ -120,9 +121,9 @@ def print_rows(frame: "pd.DataFrame") -> None:
     """Print a frame as a table or, in a terminal that would have to break words for it, row by row."""
     from rich.console import Console
 
-    table, console = rows_table(frame), Console()
-    too_wide = console.is_terminal and _measure(table).minimum > console.width
-    print_table(_records(frame) if too_wide else table)
+    table, console = _table(frame), Console()
+    too_wide = console.is_terminal and len(frame) and _measure(table).minimum > console.width
+    print_table(_records(frame, console.width) if too_wide else table)
 
 
 def print_table(renderable: Any) -> None:

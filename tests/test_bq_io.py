@@ -24,6 +24,7 @@ from mlsys.bq import (
     bq_dry_run,
     bq_get,
     bq_get_batches,
+    bq_pin,
     bq_put,
     bq_put_batches,
     bq_schema,
@@ -332,6 +333,20 @@ def test_a_field_of_a_struct_is_named_by_its_path(table):
     """The same rules hold inside."""
     with pytest.raises(SchemaError, match=r"'s\.a\.b' has no name"):
         bq_put(pd.DataFrame({"s": [{"a.b": 1}]}), table)
+
+
+def test_pinned_rows_are_counted_unless_somebody_writes(twin, table):
+    """A number of rows that may be out of date is not called exact."""
+    bq_put(pd.DataFrame({"x": range(10)}), table)
+    rows = bq_pin(table, streams=(1, 1))
+    assert (rows.total_rows, rows.exact) == (10, True)
+    twin.faults.add(Fault("bigqueryread.CreateReadSession", "slow", delay_s=2.0))
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(bq_pin, table, streams=(1, 1))
+        time.sleep(0.7)
+        bq_put(pd.DataFrame({"x": [10]}), table)
+        assert not waiting.result().exact
+    assert bq_pin(f"SELECT * FROM `{table}`", streams=(1, 1)).exact
 
 
 def test_as_many_columns_as_bigquery_allows(table):

@@ -20,6 +20,7 @@ from mlsys.bq import bq_get, bq_get_batches, bq_put
 from mlsys.errors import (
     AccessError,
     InterruptedRunError,
+    MissingRowsError,
     NotFoundError,
     QueryError,
     RejectedRowsError,
@@ -114,25 +115,36 @@ def test_every_row_and_every_reject_says_where_it_comes_from(job):
 
 
 @pytest.mark.parametrize("what", ["table", "query"])
-def test_rows_that_do_not_arrive_are_missed(job, twin, what):
+def test_rows_that_do_not_arrive_are_missed(job, twin, cloud_run, what):
     """A stream that ends too early, and says that all is well, is not believed; the next run has every row."""
     if what == "query":
         job = dataclasses.replace(job, source=f"SELECT * FROM `{job.source}`")
     twin.faults.add(Fault("bigqueryread.ReadRows", "stream", grpc_status="OK", after_rows=COUNT - 1, times=None))
-    with pytest.raises(InterruptedRunError, match="the input has 400, 399 were read, 399 scored"):
+    words = "the input has 400, 399 were read, 399 scored, 0 rejected, and 399 are staged.*start a new execution"
+    with cloud_run(), pytest.raises(MissingRowsError, match=words):
         pull_predict_push(job)
     twin.faults.clear()
+    with cloud_run(attempt=1), pytest.raises(MissingRowsError, match=words):  # its parts are loaded once and for all
+        pull_predict_push(job)
     assert rows(job).empty
     assert ledger(job)[0]["state"] == "failed"
-    assert pull_predict_push(job).rows == COUNT
+    with cloud_run("exec-2"):
+        assert pull_predict_push(job).rows == COUNT
 
 
-def test_a_run_that_was_not_pushed_is_refused(job):
-    """Or a script that forgets it would end well with nothing published."""
-    with pytest.raises(InterruptedRunError, match=r"not pushed: call run.push\(\)"), open_run(job) as run:
+def test_a_step_that_was_forgotten_publishes_nothing(job, cloud_run):
+    """Not even no rows in the place of those that are there; and the execution can go on."""
+    pull_predict_push(job)
+    before = rows(job)
+    with cloud_run(), pytest.raises(RuntimeError, match=r"call run.share_out\(\) first"), open_run(job) as run:
+        run.push()
+    with cloud_run(attempt=1), pytest.raises(RuntimeError, match=r"run.push\(\) was not called"), open_run(job) as run:
         run.share_out(predict_part)
-    assert rows(job).empty
-    assert ledger(job)[0]["state"] == "failed"
+    pd.testing.assert_frame_equal(rows(job), before)
+    assert {"exec-1": "failed"}.items() <= {entry["execution"]: entry["state"] for entry in ledger(job)}.items()
+    with cloud_run(attempt=2):
+        assert pull_predict_push(job).published
+    assert len(rows(job)) == COUNT
 
 
 def test_more_tasks_than_rows(job, cloud_run):
@@ -194,6 +206,8 @@ def test_an_older_execution_does_not_overwrite_a_newer_one(job, cloud_run):
         with cloud_run("new"):
             newer = pull_predict_push(job)
         run.push()
+    with cloud_run("old", attempt=1):
+        assert not pull_predict_push(job).published
     assert rows(job)["id"].tolist() == list(range(7))
     assert rows(job)["prediction_timestamp"].unique() == [newer.prediction_timestamp]
     assert {e["execution"]: e["reason"] for e in ledger(job)} == {

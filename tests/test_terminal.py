@@ -14,21 +14,22 @@ import pytest
 SHOW = """
 import pandas as pd
 from mlsys.terminal import print_rows
-print_rows(pd.DataFrame({
+frame = pd.DataFrame({
     "run_id": ["4803771a288901f426acbe63c1abc483", "5803771a288901f426acbe63c1abc484"],
     "started (UTC)": pd.to_datetime(["2026-01-31T06:00:00Z", None]),
     "rows": [1309, -1],
     "reason": [None, "rows are missing: " + "run it again " * 20],
-}))
+})
 """
+RUNS = SHOW + "print_rows(frame)"
 
 
-def shown(width: int) -> list[str]:
+def shown(width: int, program: str = RUNS) -> list[str]:
     """Return the lines that a terminal of ``width`` columns gets, without colours and trailing blanks."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, width, 0, 0))
     kept = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
-    process = subprocess.Popen([sys.executable, "-c", SHOW], stdout=theirs, env=kept | {"TERM": "xterm"})
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=theirs, env=kept | {"TERM": "xterm"})
     os.close(theirs)
     text = b""
     while True:
@@ -61,6 +62,16 @@ def test_a_narrow_one_gets_the_rows_one_by_one(width):
     assert " ".join(" ".join(lines).split()).count("run it again") == 20
 
 
+def test_no_rows_still_have_columns():
+    assert " ".join(shown(24, SHOW + "print_rows(frame.head(0))")).split()[:1] == ["run_id"]
+
+
+def test_long_names_leave_room_for_values():
+    lines = shown(60, SHOW + "print_rows(frame[['run_id']].rename(columns={'run_id': 'n' * 70}))")
+    assert " ".join(lines).count("n") == 2 * 70
+    assert "".join("".join(lines).replace("n", " ").split()).startswith("4803771a288901f426acbe63c1abc483")
+
+
 def test_a_pipe_gets_whole_lines():
-    done = subprocess.run([sys.executable, "-c", SHOW], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", RUNS], capture_output=True, text=True, timeout=60, check=True)
     assert re.search(r"5803771a288901f426acbe63c1abc484 +NULL +-1 +rows are missing: (run it again ){20}", done.stdout)

@@ -207,8 +207,9 @@ def bq_pin(
         source = _source(client, path or query, parameters, columns, None, max_bytes_billed, labels, job_id)
         if source.table is None:  # a statement that returns no rows is no query with an empty result
             raise QueryError(f"only a query's rows can be read, got {_shorten(query)}")
-        rows = PinnedRows.open(source, read_client or _read_client(), client.project, streams, rows_a_stream)
-        return rows if rows.exact else replace(rows, exact=_is_unchanged(client, source, rows.total_rows))
+        read_client = read_client or _read_client()
+        rows = PinnedRows.open(source, read_client, client.project, streams, rows_a_stream)
+        return rows if rows.exact else _counted(rows, source, client, read_client, labels)
 
 
 def bq_dry_run(
@@ -396,11 +397,24 @@ def _source(
     return _result_of(client, job, query, columns, max_rows)
 
 
-def _is_unchanged(client: bigquery.Client, source: Source, rows: int) -> bool:
-    """Say whether a table had exactly ``rows`` rows all the while since it was looked up for ``source``."""
-    table = get_table(client, str(source.table))
-    unchanged = (table.modified, table.num_rows) == (source.changed, source.estimated_rows)
-    return unchanged and rows == table.num_rows and table.streaming_buffer is None
+def _counted(
+    rows: PinnedRows,
+    source: Source,
+    client: bigquery.Client,
+    read_client: "BigQueryReadClient",
+    labels: Mapping[str, str] | None,
+) -> PinnedRows:
+    """Count the rows of a table, unless it was changed since it was looked up for ``source``.
+
+    It is asked of a query, which is free, as what a table says of itself includes rows that the caller may not see.
+    """
+    path = TableId.parse(str(source.table))
+    query = f"SELECT COUNT(*) FROM {path.sql}"  # noqa: S608
+    count = bq_get(query, labels=labels, progress=False, client=client, read_client=read_client)
+    table = get_table(client, str(path))
+    if table.modified != source.changed or table.streaming_buffer is not None:
+        return rows
+    return replace(rows, total_rows=int(count.iat[0, 0]), exact=True)
 
 
 def _result_of(

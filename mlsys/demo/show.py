@@ -12,7 +12,7 @@ from mlsys.errors import SettingsError
 from mlsys.names import registry_table
 from mlsys.registry import list_versions
 from mlsys.settings import Environment, get_settings
-from mlsys.terminal import rows_table
+from mlsys.terminal import print_rows
 from scripts.predict import pull_predict_push
 
 _console = Console()
@@ -53,10 +53,12 @@ def show() -> None:
         passengers = int(truth["passengers"])
         done(f"accuracy {truth['accuracy']:.3f} on {passengers} held-out passengers, computed in BigQuery")
     sample = titanic.sample(record.run_id).round({"probability": 3})
-    _console.print("\nA few predictions", rows_table(sample))
+    _console.print("\nA few predictions")
+    print_rows(sample)
     versions = list_versions(titanic.MODEL_NAME)[_REGISTRY_COLUMNS]
     versions["upload_timestamp"] = versions["upload_timestamp"].dt.floor("s")
-    _console.print(f"The registry, {registry_table(settings.gcp_project_id, 'models')}", rows_table(versions.tail(5)))
+    _console.print(f"The registry, {registry_table(settings.gcp_project_id, 'models')}")
+    print_rows(versions.tail(5))
     _console.print(_next_steps(model.ref.version), highlight=False, soft_wrap=True)
 
 

@@ -122,6 +122,10 @@ class RunFolder:
         """Whether `publish` was called."""
         return "published.json" in self._there()
 
+    def outcome(self) -> dict[str, Any]:
+        """Return what the first call of `publish` noted."""
+        return json.loads(self._read("published.json"))
+
     def _there(self) -> set[str]:
         paths = gcs_list(self.bucket_name, self.prefix, client=self.client)
         return {path.removeprefix(self.prefix) for path in paths}

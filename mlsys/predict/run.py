@@ -21,7 +21,14 @@ import joblib
 
 from mlsys import clients, logs
 from mlsys.bq import bq_pin
-from mlsys.errors import InterruptedRunError, MlsysError, NotFoundError, RejectedRowsError, SchemaError
+from mlsys.errors import (
+    InterruptedRunError,
+    MissingRowsError,
+    MlsysError,
+    NotFoundError,
+    RejectedRowsError,
+    SchemaError,
+)
 from mlsys.models.environment import git_commit
 from mlsys.names import labels, rejects_table
 from mlsys.predict import output, preflight
@@ -61,7 +68,7 @@ class Run:
         self.work: Work | None = None  # not before everything was checked
         self.metadata: Metadata | None = None
         self._started = time.monotonic()
-        self._counts = Counts()
+        self._counts: Counts | None = None  # not before this task's share is scored
         self._publishing = False  # from the first statement that changes the output until it is in the ledger
         self._entry = RunEntry(
             run_id=self.run_id,
@@ -191,22 +198,23 @@ class Run:
 
     def push(self) -> None:
         """Note that this task is done; when it is the last one, publish all rows, each with ``metadata``."""
+        if self._counts is None:
+            raise RuntimeError("there is nothing to push: call run.share_out() first")
         self.folder.finish(self.task.task_index, self._counts)
         done = self.folder.finished(range(self.work.plan.tasks))
-        if done is not None:
-            self._counts = sum(done, Counts())
-        self._report(published=done is not None and self._publish(self._counts))
+        total = self._counts if done is None else sum(done, Counts())
+        self._report(total, published=done is not None and self._publish(total))
 
     def _publish(self, total: Counts) -> bool:
         """Make the rows visible; say whether they are, or a later execution's instead."""
-        newest = True
         if not self.folder.is_published:
             try:
                 newest = self._replace_slices(total)
-            except (NotFoundError, InterruptedRunError):  # another was quicker: the staging table is gone, or new
+                self.folder.publish({"scored": total.scored, "rejected": total.rejected, "newest": newest})
+            except (NotFoundError, MissingRowsError):  # another was quicker: the staging table is gone, or new
                 if not self.folder.is_published:
                     raise
-        self.folder.publish({"scored": total.scored, "rejected": total.rejected})
+        newest = self.folder.outcome()["newest"]
         reason = None if newest else "a later execution of the run had published already: its rows stay"
         self._note_end("succeeded", reason, total)
         self._publishing = False
@@ -253,12 +261,12 @@ class Run:
             )
         staged = output.count_rows(self.client, self.work.staging)
         if staged != total.scored or (plan.rows.exact and total.rows != plan.rows.total_rows):
-            raise InterruptedRunError(
+            raise MissingRowsError(
                 f"rows are missing: the input has {plan.rows.total_rows}, {total.rows} were read, {total.scored} scored"
-                f", {total.rejected} rejected, and {staged} are staged. Nothing was published; run it again"
+                f", {total.rejected} rejected, and {staged} are staged. Nothing was published: start a new execution"
             )
         if total.rejected and output.count_rows(self.client, self.work.rejects_staging) != total.rejected:
-            raise InterruptedRunError("rejected rows are missing: nothing was published; run it again")
+            raise MissingRowsError("rejected rows are missing. Nothing was published: start a new execution")
 
     def _note_end(self, status: str, reason: str | None, total: Counts | None = None) -> None:
         known: dict[str, Any] = {"seconds": time.monotonic() - self._started}
@@ -284,8 +292,8 @@ class Run:
         if self.work and self.task.by_hand and not self._publishing:
             self._drop_staging()
 
-    def _report(self, *, published: bool) -> None:
-        metadata, counts = self.metadata, self._counts
+    def _report(self, counts: Counts, *, published: bool) -> None:
+        metadata = self.metadata
         self.record = RunRecord(
             run_id=self.run_id,
             execution=self.task.execution,
@@ -314,6 +322,8 @@ def open_run(job: PredictionJob, *, settings: Settings | None = None) -> Iterato
     ------
     InterruptedRunError
         SIGTERM came, or a process was lost: the same execution, started again, goes on where it was.
+    MissingRowsError
+        Rows of the input did not arrive: only a new execution can make it good.
     MlsysError
         The run was refused (see `mlsys.predict.preflight.check`), or rows could not be scored. Nothing of it is
         visible in the output table.
@@ -326,7 +336,7 @@ def open_run(job: PredictionJob, *, settings: Settings | None = None) -> Iterato
             run.open()
             yield run
             if run.record is None:
-                raise InterruptedRunError("what was scored was not pushed: call run.push()")
+                raise RuntimeError("the run was not pushed: run.push() was not called, or failed")
     except BaseException as exc:
         run.fail(exc)
         raise
@@ -359,7 +369,7 @@ def _stoppable() -> Iterator[None]:
 
 
 def _tolerated(fraction: float, rows: int) -> int:
-    # 0.29 * 100 is less than 29; and of a table, the number of rows is an estimate: all are more than that.
+    # 0.29 * 100 is less than 29; and the number of a table's rows may be an estimate: all are more than that.
     return sys.maxsize if fraction == 1 else floor(fraction * rows + 1e-9)
 
 

@@ -36,7 +36,7 @@ class _GoogleSQL(BigQuery):
 
 
 _LONGEST = 1 << 20  # BigQuery's limit
-_SHORT = 1 << 13  # worth remembering: a tree takes hundreds of times the memory of its text
+_SHORT = 1 << 12  # characters; longer is not remembered, as a tree takes hundreds of times the memory of its text
 TOKENS = {"|>": "pipe syntax", "->": "lambdas", "=>": "named arguments"} | dict.fromkeys(("::", "==", "<=>", "!"))
 _ESCAPES = frozenset("abfnrtv\\'\"`?")
 
@@ -72,7 +72,7 @@ def _parsed(sql: str) -> tuple[tuple[str, exp.Expression], ...]:
         raise invalid(f"Syntax error: {what.rstrip('.')}{at}") from error
 
 
-_remembered = functools.lru_cache(maxsize=256)(_parsed)  # views and what programs ask come again and again
+_remembered = functools.lru_cache(maxsize=64)(_parsed)  # views and what programs ask come again and again
 
 
 def _text(sql: str, tokens: list) -> str:

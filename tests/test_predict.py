@@ -235,8 +235,8 @@ def test_failure_while_publishing_publishes_nothing(job, twin, bigquery_client, 
     """The rows of the run before stay until the new ones are complete, and the staging table is gone."""
     pull_predict_push(job)
     before = rows(job)
-    # Statements before: start, dry run, model, (load,) known timestamps, merge.
-    skip = {"load": 3, "merge": 5}[statement]
+    # Jobs before: start, dry run, model, count of rows; then load, known timestamps, merge.
+    skip = {"load": 4, "merge": 6}[statement]
     twin.faults.add(Fault("bigquery.jobs.insert", "error", status=403, skip=skip, message="no such right"))
     with pytest.raises(AccessError, match="no such right"):
         pull_predict_push(job)

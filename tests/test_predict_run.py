@@ -40,6 +40,7 @@ from scripts.predict import predict_part, pull_predict_push
 
 DAY = datetime(2026, 1, 31, tzinfo=UTC)
 COUNT = 400
+READS_BEFORE = 2  # a run reads the registry and the number of rows before it reads those
 ROWS = pd.DataFrame({"id": range(COUNT), "x": np.linspace(-2, 2, COUNT)})
 
 
@@ -447,7 +448,7 @@ def command(job, **environment):
 
 def test_sigterm_does_not_wait_for_a_load(job, twin, bigquery_client):
     """A load job may take minutes, SIGKILL comes after ten seconds."""
-    twin.faults.add(Fault("bigqueryread.ReadRows", "slow", delay_s=2, skip=1))
+    twin.faults.add(Fault("bigqueryread.ReadRows", "slow", delay_s=2, skip=READS_BEFORE))
     process = command(job, PART_ROWS="1000")
     while not twin.faults.hits():
         time.sleep(0.05)
@@ -466,7 +467,7 @@ def test_sigterm_does_not_wait_for_a_load(job, twin, bigquery_client):
 
 def test_sigterm_ends_cleanly_and_the_next_attempt_goes_on(job, twin):
     """Cloud Run gives ten seconds: nothing is half published, the ledger says so, and so does the exit code."""
-    twin.faults.add(Fault("bigqueryread.ReadRows", "slow", delay_s=30, skip=1))
+    twin.faults.add(Fault("bigqueryread.ReadRows", "slow", delay_s=30, skip=READS_BEFORE))
     process = command(job)
     while not twin.faults.hits():
         time.sleep(0.05)
@@ -490,7 +491,7 @@ def test_sigterm_ends_cleanly_and_the_next_attempt_goes_on(job, twin):
 
 def test_a_killed_run_is_visible_as_such(job, twin):
     """It said that it started and nothing since; once a later execution has ended, nobody waits for it."""
-    twin.faults.add(Fault("bigqueryread.ReadRows", "slow", delay_s=30, skip=1))
+    twin.faults.add(Fault("bigqueryread.ReadRows", "slow", delay_s=30, skip=READS_BEFORE))
     process = command(job)
     while not twin.faults.hits():
         time.sleep(0.05)
@@ -504,7 +505,7 @@ def test_a_killed_run_is_visible_as_such(job, twin):
 
 def test_other_processes_end_with_the_one_that_is_killed(job, twin):
     """They would go on reading, and then wait for ever for somebody to report to."""
-    twin.faults.add(Fault("bigqueryread.ReadRows", "slow", delay_s=40, times=None, skip=1))
+    twin.faults.add(Fault("bigqueryread.ReadRows", "slow", delay_s=40, times=None, skip=READS_BEFORE))
     process = command(job, MLSYS_WORKERS="2")
     while twin.faults.hits().get("bigqueryread.ReadRows", 0) < 2:  # both are waiting for rows
         time.sleep(0.05)

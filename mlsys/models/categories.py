@@ -28,7 +28,8 @@ def each_once(step: Any) -> Any:
         return step
     quick = copy.copy(step)
     quick.transformers_ = [
-        (name, _EachOnce(part) if _encodes(part) else part, columns) for name, part, columns in step.transformers_
+        (name, _EachOnce(part, dense=not step.sparse_output_) if _encodes(part) else part, columns)
+        for name, part, columns in step.transformers_
     ]
     return quick
 
@@ -42,19 +43,24 @@ def _encodes(part: Any) -> bool:
 
 
 class _EachOnce:
-    def __init__(self, encoder: Any) -> None:
-        self._encoder = encoder
+    def __init__(self, encoder: Any, *, dense: bool) -> None:
+        self._encoder, self._dense = encoder, dense
 
     def transform(self, features: Any) -> Any:
         codes = _combinations(features) if hasattr(features, "iloc") else None
         if codes is None:
             return self._encoder.transform(features)
         import numpy as np
+        import pandas as pd
 
-        _, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
-        if len(first) * _ROWS_A_COMBINATION > len(features):
+        inverse, combinations = pd.factorize(codes)
+        some = np.empty(len(combinations), np.int64)
+        some[inverse] = np.arange(len(codes))  # a row of each
+        if len(some) * _ROWS_A_COMBINATION > len(features):
             return self._encoder.transform(features)
-        encoded = self._encoder.transform(features.iloc[first])
+        encoded = self._encoder.transform(features.iloc[some])
+        if self._dense and hasattr(encoded, "toarray"):  # as ColumnTransformer does, for fewer rows
+            encoded = encoded.toarray()
         if hasattr(encoded, "iloc"):  # set_output(transform="pandas")
             return encoded.iloc[inverse].set_axis(features.index)
         return encoded[inverse]

@@ -167,8 +167,8 @@ def _likeliest(estimator: Any, features: Any, shares: "np.ndarray") -> "np.ndarr
     if (type(estimator).__module__, type(estimator).__name__) not in _LABEL_IS_LIKELIEST:
         return None
     labels = estimator.classes_[shares.argmax(axis=1)]
-    highest = np.partition(shares, -2, axis=1)[:, -2:] if shares.shape[1] > 1 else None
-    close = np.flatnonzero(~(np.abs(highest[:, 1] - highest[:, 0]) > _TIE)) if highest is not None else ()
+    highest = shares if shares.shape[1] <= 2 else np.partition(shares, -2, axis=1)[:, -2:]
+    close = np.flatnonzero(~(np.abs(highest[:, -1] - highest[:, 0]) > _TIE)) if shares.shape[1] > 1 else ()
     if len(close):  # which one it is depends on how the scores were rounded: ask
         from sklearn.utils import _safe_indexing  # takes rows of whatever scikit-learn takes
 

@@ -45,7 +45,7 @@ from mlsys.settings import Settings, get_settings
 
 logger = logging.getLogger(__name__)
 
-_PROCESS_SECONDS = 2.0  # what a process takes to start: less work is done before another one can help
+_PROCESS_SECONDS = 5.0  # of work: with less, another process takes as long to start, from the same cores, as it saves
 _TRANSFER_SECONDS_A_ROW = 0.6e-6  # reading and writing a row of a few columns
 _MOST_PARTS = 1000  # BigQuery allows 1,500 load jobs a day for a table
 _PINNED = timedelta(hours=6)  # as long as BigQuery keeps a read session

@@ -28,7 +28,7 @@ RUN --mount=type=cache,target=/var/cache/uv \
     uv pip install --no-deps --target /app/lib .
 
 FROM ${RUNTIME_IMAGE} AS runtime
-# Two arenas: with one for each of gRPC's threads, glibc keeps 60 MB more the longer a run is.
+# Two arenas: with more, one for each of gRPC's threads, glibc keeps what was freed, and a long run grows.
 ENV PATH=/app/.venv/bin:/app/lib/bin:$PATH \
     PYTHONPATH=/app/lib \
     PYTHONSAFEPATH=1 \

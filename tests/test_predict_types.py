@@ -35,7 +35,7 @@ from mlsys.models.model import Model, describe
 from mlsys.models.signature import infer_inputs
 from mlsys.predict import score
 
-CASES = int(os.environ.get("MLSYS_TYPE_CASES", "200"))
+CASES = int(os.environ.get("MLSYS_TYPE_CASES", "300"))
 
 # What a BigQuery column of each type may hold: ordinary values, and the edges of what BigQuery and dtypes hold.
 INTEGERS = [0, 1, 2, 3, 7, -1, 127, 128, 255, 256, -129, 2**24, 2**24 + 1, 2**31 - 1, 2**31, 2**53 - 1, 2**53,

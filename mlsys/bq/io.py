@@ -187,7 +187,8 @@ def bq_pin(
 ) -> PinnedRows:
     """Pin the rows of a query or a table as they are now, in streams that other processes can read.
 
-    The query has run when this returns; with the same ``job_id`` it runs once. Other options as for `bq_get`.
+    The query has run when this returns; with the same ``job_id`` it runs once. Of a table the rows are counted by a
+    query of its own, unless somebody writes to it meanwhile: see `PinnedRows.exact`. Other options as for `bq_get`.
 
     Parameters
     ----------

@@ -20,7 +20,8 @@ class PinnedRows:
     """The rows of a query or a table as they were at one moment, shared out over streams.
 
     ``streams`` are names that any process can read, each from any row on and always with the same rows, for six hours.
-    ``total_rows`` is how many there are in all: without ``exact``, of a table that is being written to, an estimate.
+    ``total_rows`` is how many there are in all, by BigQuery's count where ``exact`` says so; of a table that is being
+    written to it is an estimate.
     """
 
     fields: tuple[SchemaField, ...]

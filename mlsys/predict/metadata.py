@@ -19,7 +19,7 @@ METADATA = pa.schema(
 
 @dataclass(frozen=True)
 class Metadata:
-    """Which model made the predictions, in which run, and when. Field names are column names."""
+    """Which model made the predictions, in which run, and when (aware, UTC). Field names are column names."""
 
     model_name: str
     model_version: str

@@ -197,7 +197,15 @@ class Run:
         logger.info("%s over %d rows of %s", checked.model.ref, plan.rows.total_rows, self.job.source[:200])
 
     def push(self) -> None:
-        """Note that this task is done; when it is the last one, publish all rows, each with ``metadata``."""
+        """Note that this task is done; when it is the last one, publish all rows, each with ``metadata``.
+
+        Raises
+        ------
+        RuntimeError
+            `share_out` was not called: no rows would take the place of those that are there.
+        MissingRowsError, RejectedRowsError
+            Not every row of the input is accounted for, or all tasks together rejected too many.
+        """
         if self._counts is None:
             raise RuntimeError("there is nothing to push: call run.share_out() first")
         self.folder.finish(self.task.task_index, self._counts)
@@ -324,6 +332,8 @@ def open_run(job: PredictionJob, *, settings: Settings | None = None) -> Iterato
         SIGTERM came, or a process was lost: the same execution, started again, goes on where it was.
     MissingRowsError
         Rows of the input did not arrive: only a new execution can make it good.
+    RuntimeError
+        The block ended without `Run.push`.
     MlsysError
         The run was refused (see `mlsys.predict.preflight.check`), or rows could not be scored. Nothing of it is
         visible in the output table.

@@ -4,9 +4,10 @@ Imports stand inside the commands: ``mlsys --help`` must not wait for pandas.
 """
 
 import logging
+import os
 import sys
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from mlsys.predict import PredictionJob, RunRecord
 
 logger = logging.getLogger(__name__)
+
+_CTRL_C = 130  # what Typer ends with then
 
 app = typer.Typer(
     help="Take a model from a notebook to scheduled, audited predictions in BigQuery.\n\n"
@@ -299,10 +302,14 @@ def predict_main(arguments: list[str] | None = None) -> None:
 def _run(command: typer.Typer, arguments: list[str] | None) -> None:
     try:
         command(arguments)
+    except InterruptedRunError as exc:
+        _leave(_fail(exc, exc.exit_code))
     except MlsysError as exc:
         sys.exit(_fail(exc, exc.exit_code))
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except SystemExit as exc:
+        if exc.code == _CTRL_C:
+            _leave(_CTRL_C)
+        raise
     except Exception as exc:
         if not type(exc).__module__.startswith(("google.", "requests.")):
             if not logs.are_json():
@@ -311,6 +318,18 @@ def _run(command: typer.Typer, arguments: list[str] | None) -> None:
             sys.exit(1)
         # What Google's client says is enough: its traceback helps nobody here.
         sys.exit(_fail(exc, _google_code(exc)))
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process without the interpreter's own tidying up.
+
+    A signal raises its exception in the middle of anything: in gRPC's setting up of a call, for one. That call is then
+    watched by nobody, and the destructor of its channel, which runs as the last of all, would wait for it for ever.
+    """
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _google_code(exc: Exception) -> int:

@@ -437,11 +437,11 @@ def test_nonsense_from_the_environment_is_refused(job, cloud_run):
 
 
 # The registry is read first, by one stream; the next one is of the rows to be scored: hence skip=1 below.
-def command(job, **environment):
+def command(job, program=("-m", "scripts.predict"), **environment):
     given = {"MODEL_NAME": job.model_name, "SOURCE": job.source, "OUTPUT_TABLE": str(job.output_table),
              "ID_COLUMNS": "id", "AS_OF": "2026-01-31", "PART_ROWS": "50", "CLOUD_RUN_EXECUTION": "exec-1"}  # fmt: skip
     return subprocess.Popen(
-        [sys.executable, "-m", "scripts.predict"], env=os.environ | given | environment,
+        [sys.executable, *program], env=os.environ | given | environment,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
@@ -487,6 +487,36 @@ def test_sigterm_ends_cleanly_and_the_next_attempt_goes_on(job, twin):
     assert f"{COUNT} predictions" in out
     assert rows(job)["id"].tolist() == list(range(COUNT))
     assert ledger(job)[0]["state"] == "succeeded"
+
+
+AT_THE_WORST_MOMENT = """
+import itertools, os, signal
+import grpc._channel as grpc_channel
+from scripts.predict import main
+
+watch = grpc_channel._run_channel_spin_thread
+calls = itertools.count(1)
+
+def interrupted(channel):
+    if next(calls) == {number}:
+        os.kill(os.getpid(), signal.{signal})
+    watch(channel)
+
+grpc_channel._run_channel_spin_thread = interrupted
+main()
+"""
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 75), ("SIGINT", 130)])
+def test_a_signal_while_a_call_is_set_up_ends_the_process_too(job, name, code):
+    """GRPC has begun a call that nobody watches yet: Python, tidying up at its end, would wait for it for ever."""
+    program = AT_THE_WORST_MOMENT.format(number=READS_BEFORE + 1, signal=name)
+    process = command(job, ["-c", program])
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == code, err
+    assert not out
+    assert ledger(job)[0]["state"] == "failed"
+    pull_predict_push(job)
 
 
 def test_a_killed_run_is_visible_as_such(job, twin):

@@ -272,12 +272,14 @@ def test_gates_are_looked_for_in_the_project(tmp_path, monkeypatch):
         read_gates("m")
 
 
-def test_four_retirements_at_once_are_one(model_name):
-    """One event, whoever was the first."""
+def test_retirements_at_once_are_one(model_name):
+    """One event, whoever was the first, and however late the others look."""
     save(model_name, good(), "local")
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda _: retire(model_name, "v1", reason="r"), range(4)))
-    assert events(model_name, "local") == ["retired"]
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(lambda _: retire(model_name, "v1", reason="r"), range(12)))
+        assert events(model_name, "local") == ["retired"]
+        list(pool.map(lambda _: reinstate(model_name, "v1", reason="r"), range(12)))
+    assert events(model_name, "local") == ["retired", "reinstated"]
 
 
 def test_held_out_file_that_is_none_is_refused_in_one_line(model_name, tmp_path):

@@ -2,8 +2,8 @@
 
 from mlsys.errors import ConflictError
 from mlsys.names import ModelRef
-from mlsys.registry.events import find_events, record_event
-from mlsys.registry.lookup import Registration, aliases_of, find_version
+from mlsys.registry.events import record_event
+from mlsys.registry.lookup import Registration, aliases_of, find_version, select
 from mlsys.settings import Settings, get_settings
 
 
@@ -35,8 +35,7 @@ def retire(
             f"{found.ref} is {' and '.join(names)} in {settings.env}: nothing was changed; move the alias first, by"
             " `mlsys alias set` or `mlsys rollback`"
         )
-    if not found.retired:
-        _record("retired", found.ref, reason, actor, settings)
+    _record("retired", found.ref, reason, actor, settings)
     return found
 
 
@@ -46,13 +45,18 @@ def reinstate(
     """Take back the retirement of a version; parameters and errors as for `retire`. Its history stays."""
     settings = settings or get_settings()
     found = find_version(model_name, model_version, settings=settings)
-    if found.retired:
-        _record("reinstated", found.ref, reason, actor, settings)
+    _record("reinstated", found.ref, reason, actor, settings)
     return found
 
 
 def _record(event_type: str, ref: ModelRef, reason: str, actor: str | None, settings: Settings) -> None:
-    """Write one event, of however many callers that saw the same state: the job's id counts those before it."""
-    before = sum(len(find_events(kind, ref, settings=settings)) for kind in ("retired", "reinstated"))
-    job_id = f"mlsys_{event_type}_{settings.env}_{ref.name}_{ref.version}_{before}"
+    """Write one event, unless the version is in that state: callers that saw the same events name the same job."""
+    seen = select(
+        "event_type", "events", ref.name, settings,
+        where="event_type IN ('retired', 'reinstated') AND model_version = @model_version",
+        order="event_timestamp", model_version=ref.version,
+    )["event_type"].tolist()  # fmt: skip
+    if (seen[-1:] == ["retired"]) == (event_type == "retired"):
+        return
+    job_id = f"mlsys_{event_type}_{settings.env}_{ref.name}_{ref.version}_{len(seen)}"
     record_event(event_type, ref.name, ref.version, reason=reason, actor=actor, job_id=job_id, settings=settings)

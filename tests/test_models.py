@@ -485,6 +485,18 @@ def _category(*levels):
     return pd.Series([*levels, None], dtype=pd.CategoricalDtype(list(levels)))
 
 
+def test_a_package_that_is_installed_meanwhile_is_known(tmp_path, monkeypatch):
+    """The list of what is installed is kept, as reading it takes long; but not once something is added to it."""
+    monkeypatch.syspath_prepend(tmp_path)
+    part = type("Part", (), {"__module__": "of_one_s_own.parts"})()
+    assert "of-one-s-own" not in environment.packages(part)
+    described = tmp_path / "of_one_s_own-1.2.dist-info"
+    described.mkdir()
+    (described / "METADATA").write_text("Metadata-Version: 2.1\nName: of-one-s-own\nVersion: 1.2\n")
+    (described / "top_level.txt").write_text("of_one_s_own\n")
+    assert environment.packages(part)["of-one-s-own"] == "1.2"
+
+
 MOMENT = datetime(2024, 2, 29, 12, 30, 0, 5)
 COLUMNS = {
     "infinite": pd.Series([1.5, np.inf, -np.inf, 2.0]),

@@ -2,7 +2,11 @@
 
 import platform
 import subprocess
+import sys
+from collections.abc import Mapping
+from functools import lru_cache
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from mlsys.errors import EnvironmentMismatchError
@@ -35,9 +39,19 @@ def packages(estimator: Any, *others: str) -> dict[str, str]:
     """Return the installed versions of the packages that ``estimator`` needs, and of ``others``."""
     modules = {type(part).__module__.partition(".")[0] for part in _parts(estimator)}
     unknown = modules - {"sklearn", *_BASE}
-    by_module = metadata.packages_distributions() if unknown else {}  # reads all that is installed: half a second
+    by_module = _distributions(_site_packages()) if unknown else {}
     names = {*_BASE, *others, *(name for module in unknown for name in by_module.get(module, []))}
     return {name: metadata.version(name) for name in sorted(names)}
+
+
+@lru_cache(maxsize=1)
+def _distributions(_changed: tuple[int, ...]) -> Mapping[str, list[str]]:
+    return metadata.packages_distributions()  # reads the files of all that is installed: half a second and more
+
+
+def _site_packages() -> tuple[int, ...]:
+    """Return what changes when a package is installed or removed: when each folder of `sys.path` was changed."""
+    return tuple(path.stat().st_mtime_ns for path in map(Path, sys.path) if path.is_dir())
 
 
 def check(manifest: Manifest) -> None:

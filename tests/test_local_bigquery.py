@@ -185,6 +185,75 @@ def test_other_schema_changes_are_refused(bigquery_client, people, schema, messa
         bigquery_client.update_table(table, ["schema"])
 
 
+def test_the_same_text_follows_its_tables(bigquery_client, dataset):
+    """Translations are kept; not beyond a table's columns or types, a view's text, or what another name stands for."""
+
+    def run(sql):
+        bigquery_client.query_and_wait(sql)
+
+    def what(sql):
+        result = bigquery_client.query_and_wait(sql)
+        return [(field.name, field.field_type) for field in result.schema], [tuple(row) for row in result]
+
+    table, other, view = (f"`{dataset}.{name}`" for name in ("t", "o", "v"))
+    run(f"CREATE TABLE {table} AS SELECT 1 AS a")
+    run(f"CREATE TABLE {other} AS SELECT 'x' AS b")
+    run(f"CREATE VIEW {view} AS SELECT * FROM {table}")
+    for source in (table, view, table, view):
+        assert what(f"SELECT * FROM {source} LIMIT 5") == ([("a", "INTEGER")], [(1,)])
+    run(f"ALTER TABLE {table} ADD COLUMN c STRING")
+    for source in (table, view):
+        assert what(f"SELECT * FROM {source} LIMIT 5") == ([("a", "INTEGER"), ("c", "STRING")], [(1, None)])
+    run(f"CREATE OR REPLACE VIEW {view} AS SELECT * FROM {other}")
+    run(f"DROP TABLE {table}")
+    assert what(f"SELECT * FROM {view} LIMIT 5") == ([("b", "STRING")], [("x",)])
+    with pytest.raises(exceptions.NotFound):
+        what(f"SELECT * FROM {table} LIMIT 5")
+    run(f"CREATE TABLE {table} AS SELECT 1.5 AS a")
+    assert what(f"SELECT * FROM {table} LIMIT 5") == ([("a", "FLOAT")], [(1.5,)])
+    run(f"DROP TABLE {table}")
+    run(f"CREATE VIEW {table} AS SELECT TRUE AS a")
+    assert what(f"SELECT * FROM {table} LIMIT 5") == ([("a", "BOOLEAN")], [(True,)])
+    in_columns = f"SELECT column_name FROM `{dataset}`.INFORMATION_SCHEMA.COLUMNS WHERE table_name = 'o'"
+    assert what(in_columns)[1] == [("b",)]
+    run(f"ALTER TABLE {other} ADD COLUMN d STRING")
+    assert what(in_columns)[1] == [("b",), ("d",)]
+    parameters = [("INT64", 1, "INTEGER"), ("STRING", "1", "STRING"), ("INT64", 2, "INTEGER")]
+    for kind, value, found in parameters:  # the same text, of another type
+        config = bigquery.QueryJobConfig(query_parameters=[bigquery.ScalarQueryParameter("p", kind, value)])
+        result = bigquery_client.query_and_wait(f"SELECT @p AS p FROM {other}", job_config=config)
+        assert (result.schema[0].field_type, [row.p for row in result]) == (found, [value])
+
+
+def test_writers_see_what_they_have_changed_and_others_what_is_committed(bigquery_client, dataset):
+    """A script's own transaction, and readers that ask for the table all the while it is made anew."""
+    table = f"`{dataset}.t`"
+    bigquery_client.query_and_wait(f"CREATE TABLE {table} AS SELECT 0 AS n")
+    ended, odd = threading.Event(), []
+
+    def read():
+        last = 0
+        while not ended.is_set():
+            fields = bigquery_client.get_table(f"{dataset}.t").schema
+            columns = [field.name for field in fields]
+            number = int(columns[-1][1:]) if len(columns) > 1 else 0
+            if number < last:  # what was there is back
+                odd.append((last, columns))
+            last = number
+
+    with ThreadPoolExecutor(3) as pool:
+        readers = [pool.submit(read) for _ in range(3)]
+        for number in range(1, 15):
+            bigquery_client.query_and_wait(f"ALTER TABLE {table} ADD COLUMN c{number} INT64")
+            assert bigquery_client.get_table(f"{dataset}.t").schema[-1].name == f"c{number}"
+            bigquery_client.query_and_wait(f"UPDATE {table} SET c{number} = 1 WHERE TRUE")
+        ended.set()
+        for reader in readers:
+            reader.result()
+    assert not odd
+    assert rows_of(bigquery_client, f"SELECT c1 + c14 FROM {table}") == [(2,)]
+
+
 def test_an_expired_table_is_gone(bigquery_client, people):
     table = bigquery_client.get_table(people)
     table.expires = dt.datetime.now(UTC) + dt.timedelta(seconds=0.5)

@@ -55,6 +55,9 @@ class Database:
         self._connection.execute(_SETUP)
         self.writer = threading.Lock()
         self.sizes: dict[TableRef, tuple[str, int, int]] = {}  # etag, rows, bytes: counted once per state of a table
+        # When they expire, and their metadata, as committed. A new one with each commit: who has read before it cannot
+        # put what is old into it.
+        self.tables: dict[TableRef, tuple[int | None, str]] = {}
 
     @contextlib.contextmanager
     def session(self) -> Iterator["Session"]:
@@ -111,6 +114,7 @@ class Session:
                 self.db.execute(how)
         finally:
             if mode == "write":
+                self._database.tables = {}
                 self._database.writer.release()
 
     def close(self) -> None:
@@ -188,13 +192,16 @@ class Session:
 
     def find(self, ref: TableRef) -> dict | None:
         """Return a table, or None; raise 404 when its dataset is missing."""
-        found = self._rows(
-            "SELECT body FROM _mlsys.tables WHERE project = ? AND dataset = ? AND name = ?"
-            " AND (expires IS NULL OR expires > ?)", *ref, now_ms(),
-        )  # fmt: skip
-        if not found:
+        known = {} if self._open else self._database.tables
+        found = known.get(ref)
+        if found is None:
+            where = "project = ? AND dataset = ? AND name = ?"
+            for expires, body in self._rows(f"SELECT expires, body FROM _mlsys.tables WHERE {where}", *ref):  # noqa: S608
+                known[ref] = found = expires, body
+        if found is None or (found[0] is not None and found[0] <= now_ms()):
             self.dataset(ref.project, ref.dataset)
-        return json.loads(found[0][0]) if found else None
+            return None
+        return json.loads(found[1])
 
     def table(self, ref: TableRef) -> dict:
         """Return a table or raise 404."""

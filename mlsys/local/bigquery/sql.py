@@ -8,6 +8,7 @@ exact names, and the store never keeps two that differ by case alone.
 """
 # ruff: noqa: S608 -- to write SQL is what this module does; every name in it is quoted
 
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -28,9 +29,11 @@ from mlsys.local.bigquery.statements import (
     Create,
     Drop,
     Query,
+    Schema,
     Statement,
     TableRef,
     Transaction,
+    View,
 )  # fmt: skip
 from mlsys.local.bigquery.types import quote, relation, text
 from mlsys.local.bigquery.values import Value, coerced, invalid
@@ -76,15 +79,50 @@ def _translated(
     parsed: Iterable[tuple[str, exp.Expression]], catalog: Catalog, project: str, dataset: str | None, types: Mapping
 ) -> Iterator[Statement]:
     for source, tree in parsed:
-        translator = Translator(catalog, project, dataset, types)
-        handler = _STATEMENTS.get(type(tree), _query if isinstance(tree, exp.Query) else None)
-        if handler is None:
-            raise unsupported(label(tree))
-        try:
-            statement = handler(tree, translator, source)
-        except RecursionError as error:
-            raise unsupported("a statement nested so deeply") from error
+        key = source, project, dataset, json.dumps(types, sort_keys=True)
+        known = _translations.get(key)
+        # In the order in which they were asked for: a view that is as it was asks for the same tables again.
+        if known and all(catalog.source(ref) == answer for ref, answer in known[1].items()):
+            yield known[0]
+            continue
+        asked = _Asked(catalog)
+        statement = _statement(tree, Translator(asked, project, dataset, types), source)
+        if isinstance(statement, Query) and asked.lasting and len(statement.sql) <= _SHORT:
+            if len(_translations) >= _MOST:
+                _translations.clear()
+            _translations[key] = statement, asked.answers
         yield statement
+
+
+def _statement(tree: exp.Expression, translator: Translator, source: str) -> Statement:
+    handler = _STATEMENTS.get(type(tree), _query if isinstance(tree, exp.Query) else None)
+    if handler is None:
+        raise unsupported(label(tree))
+    try:
+        return handler(tree, translator, source)
+    except RecursionError as error:
+        raise unsupported("a statement nested so deeply") from error
+
+
+class _Asked:
+    """A catalog, and what it has answered: a translation holds as long as it would answer the same."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog, self.lasting = catalog, True
+        self.answers: dict[TableRef, Schema | View] = {}
+
+    def source(self, ref: TableRef) -> Schema | View:
+        self.answers[ref] = self._catalog.source(ref)
+        return self.answers[ref]
+
+    def information_schema(self, view: str, project: str, dataset: str) -> list[dict]:
+        self.lasting = False
+        return self._catalog.information_schema(view, project, dataset)
+
+
+#: What programs ask comes again and again.
+_translations: dict[tuple, tuple[Query, dict[TableRef, Schema | View]]] = {}
+_MOST, _SHORT = 256, 1 << 15  # translations, and characters of one
 
 
 _COLUMNS = 10_000  # BigQuery's limit of a result

@@ -42,7 +42,7 @@ def with_named_index(df: pd.DataFrame) -> pd.DataFrame:
 
 def natural_schema(df: pd.DataFrame) -> pa.Schema:
     """Return what each column is by itself, before a table has a say. ``null`` where it holds nothing to tell by."""
-    return pa.schema([(name, _natural_type(name, df.iloc[:, i])) for i, name in enumerate(df.columns)])
+    return pa.schema([(name, _natural_type(name, column)) for name, column in df.items()])
 
 
 def _natural_type(name: str, column: pd.Series) -> pa.DataType:
@@ -140,8 +140,8 @@ def frame_batches(
     for start in range(0, max(len(df), 1), rows):
         part = df.iloc[start : start + rows]
         arrays = [
-            fit(_as_arrow(part.iloc[:, i], known.type, known.name), field)
-            for i, (known, field) in enumerate(zip(natural, fields, strict=True))
+            fit(_as_arrow(column, known.type, known.name), field)
+            for (_, column), known, field in zip(part.items(), natural, fields, strict=True)
         ]
         yield pa.RecordBatch.from_arrays(arrays, schema=schema)
 

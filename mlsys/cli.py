@@ -6,6 +6,7 @@ Imports stand inside the commands: ``mlsys --help`` must not wait for pandas.
 import logging
 import os
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -327,8 +328,9 @@ def _leave(code: int) -> NoReturn:
     watched by nobody, and the destructor of its channel, which runs as the last of all, would wait for it for ever.
     """
     logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with suppress(OSError):  # whoever was reading may have left
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(code)
 
 

@@ -4,6 +4,7 @@
     uv run python -m tests.benchmarks.scoring --rows 100_000,1_000_000,10_000_000 --repeat 3 --plot scoring.png
 
 Everything is measured in one run, each way in a process of its own, on a twin whose process is not counted.
+It takes the same cores, though, which BigQuery does not: there are CPU seconds, too, of the way alone, with its start.
 Memory is the peak of the sum of PSS (shared pages counted once) over the whole process tree, with the image's malloc.
 A run over few rows takes one process; with MLSYS_WORKERS=2 their number is the same for any number of rows.
 """
@@ -172,29 +173,30 @@ def run_copy(rows: int, model: str) -> float:
 
 
 def measured(way: str, rows: int, model: str) -> dict[str, float]:
-    """Run one way in a process of its own; return its seconds, those with start-up, and its peak memory in MiB."""
+    """Run one way in a process of its own; return its seconds, those with start-up and of CPU, and its peak MiB."""
     command = [sys.executable, "-m", "tests.benchmarks.scoring", "--run", way, "--rows", str(rows), "--models", model]
     started = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    peak, stop = [0.0], threading.Event()
-    watcher = threading.Thread(target=_watch, args=(process.pid, peak, stop))
+    peak, cpu, stop = [0.0], {}, threading.Event()
+    watcher = threading.Thread(target=_watch, args=(process.pid, peak, cpu, stop))
     watcher.start()
     out, _ = process.communicate(timeout=1800)
     stop.set()
     watcher.join()
     if process.returncode:
         raise SystemExit(f"{way} with {model} and {rows} rows failed")
-    return {"seconds": json.loads(out.splitlines()[-1]), "wall": time.perf_counter() - started, "mib": peak[0]}
+    seconds, wall = json.loads(out.splitlines()[-1]), time.perf_counter() - started
+    return {"seconds": seconds, "wall": wall, "cpu": sum(cpu.values()), "mib": peak[0]}
 
 
 def best(ways: list[str], rows: int, model: str, repeat: int) -> dict[str, dict[str, float]]:
     """Measure the ways in turn, ``repeat`` times; return the shortest times of each, and its highest memory."""
     rounds = [{way: measured(way, rows, model) for way in ways} for _ in range(repeat)]
-    pick = {"seconds": min, "wall": min, "mib": max}
+    pick = {"seconds": min, "wall": min, "cpu": min, "mib": max}
     return {way: {key: of(got[way][key] for got in rounds) for key, of in pick.items()} for way in ways}
 
 
-def _watch(pid: int, peak: list[float], stop: threading.Event) -> None:
+def _watch(pid: int, peak: list[float], cpu: dict[int, float], stop: threading.Event) -> None:
     import psutil
 
     root = psutil.Process(pid)
@@ -204,6 +206,7 @@ def _watch(pid: int, peak: list[float], stop: threading.Event) -> None:
             for process in [root, *root.children(recursive=True)]:
                 with_shared = process.memory_full_info()
                 total += with_shared.pss
+                cpu[process.pid] = sum(process.cpu_times()[:2])  # of itself, its children have their own
         except psutil.Error:
             continue
         peak[0] = max(peak[0], total / 2**20)
@@ -211,13 +214,13 @@ def _watch(pid: int, peak: list[float], stop: threading.Event) -> None:
 
 def report(results: dict) -> None:
     """Print a table with the ratios that count."""
-    print(f"{'rows':>11} {'model':<9} {'way':<6} {'seconds':>8} {'with start':>10} {'peak MiB':>9}  ratio")
+    print(f"{'rows':>11} {'model':<9} {'way':<6} {'seconds':>8} {'with start':>10} {'CPU':>6} {'peak MiB':>9}  ratio")
     for (rows, model), ways in results.items():
         for way, got in ways.items():
             ratio = {"naive": "{:.2f} x the time of ours", "bare": "ours reaches {:.2f} of its speed"}.get(way, "")
             value = got["seconds"] / ways["ours"]["seconds"]
-            print(f"{rows:>11,} {model:<9} {way:<6} {got['seconds']:>8.2f} {got['wall']:>10.2f} {got['mib']:>9.0f}"
-                  f"  {ratio.format(value)}")  # fmt: skip
+            print(f"{rows:>11,} {model:<9} {way:<6} {got['seconds']:>8.2f} {got['wall']:>10.2f} {got['cpu']:>6.1f}"
+                  f" {got['mib']:>9.0f}  {ratio.format(value)}")  # fmt: skip
 
 
 def plot(results: dict, path: Path) -> None:

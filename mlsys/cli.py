@@ -307,6 +307,8 @@ def _run(command: typer.Typer, arguments: list[str] | None) -> None:
         _leave(_fail(exc, exc.exit_code))
     except MlsysError as exc:
         sys.exit(_fail(exc, exc.exit_code))
+    except KeyboardInterrupt:  # before Typer looks out for it
+        _leave(_CTRL_C)
     except SystemExit as exc:
         if exc.code == _CTRL_C:
             _leave(_CTRL_C)

@@ -52,8 +52,9 @@ def test_worked_notebook_runs_and_its_outputs_are_todays(fresh_clone):
     """From no table at all to a version that another process loads; tables and choices are those in the file."""
     kept = nbformat.read(WORKED, 4)
     done = run(nbformat.read(WORKED, 4))
-    for cell in ("titanic-07", "titanic-08", "titanic-11", "titanic-14", "titanic-16", "titanic-18", "titanic-24"):
-        assert words(done, cell) == [close(word) for word in words(kept, cell)]
+    for cell in ("titanic-07", "titanic-08", "titanic-11", "titanic-14", "titanic-18", "titanic-24"):
+        assert texts(done, cell) == texts(kept, cell)
+    assert words(done, "titanic-16") == [close(word) for word in words(kept, "titanic-16")]
     model = load_model("titanic-survival", "v1", settings=fresh_clone)
     model.check_golden_rows()
     evaluation = json.loads(load_evaluation("titanic-survival", settings=fresh_clone))

@@ -436,7 +436,6 @@ def test_nonsense_from_the_environment_is_refused(job, cloud_run):
         pull_predict_push(job)
 
 
-# The registry is read first, by one stream; the next one is of the rows to be scored: hence skip=1 below.
 def command(job, program=("-m", "scripts.predict"), **environment):
     given = {"MODEL_NAME": job.model_name, "SOURCE": job.source, "OUTPUT_TABLE": str(job.output_table),
              "ID_COLUMNS": "id", "AS_OF": "2026-01-31", "PART_ROWS": "50", "CLOUD_RUN_EXECUTION": "exec-1"}  # fmt: skip

@@ -112,8 +112,9 @@ class _Asked:
         self.answers: dict[TableRef, Schema | View] = {}
 
     def source(self, ref: TableRef) -> Schema | View:
-        self.answers[ref] = self._catalog.source(ref)
-        return self.answers[ref]
+        answer = self.answers[ref] = self._catalog.source(ref)
+        self.lasting &= isinstance(answer, View) or len(answer) <= _WIDEST
+        return answer
 
     def information_schema(self, view: str, project: str, dataset: str) -> list[dict]:
         self.lasting = False
@@ -122,7 +123,7 @@ class _Asked:
 
 #: What programs ask comes again and again.
 _translations: dict[tuple, tuple[Query, dict[TableRef, Schema | View]]] = {}
-_MOST, _SHORT = 256, 1 << 15  # translations, and characters of one
+_MOST, _SHORT, _WIDEST = 256, 1 << 15, 500  # translations, characters of one, columns of a table: to bound their memory
 
 
 _COLUMNS = 10_000  # BigQuery's limit of a result
